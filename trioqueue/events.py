@@ -1,0 +1,141 @@
+"""The facts, past tense, and the bus that hands them out.
+
+Facts are published after the commit and never awaited: a job never waits for a listener.
+The store is the truth, events are a courtesy.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+
+from trioqueue.jobs.job import AttemptOutcome, Job, JobId, NodeId, Status
+
+
+class NodeStarted(msgspec.Struct, frozen=True, kw_only=True):
+    node: NodeId
+    store: str
+    workers: int
+    types: list[str]
+    demo: bool
+    warnings: list[str]
+
+
+class NodeDraining(msgspec.Struct, frozen=True, kw_only=True):
+    node: NodeId
+    running: int
+    grace_seconds: float
+
+
+class NodeStopped(msgspec.Struct, frozen=True, kw_only=True):
+    node: NodeId
+    leases_left: int
+
+
+class JobEnqueued(msgspec.Struct, frozen=True, kw_only=True):
+    job: Job
+
+
+class JobCancelled(msgspec.Struct, frozen=True, kw_only=True):
+    """A pending job was cancelled, or a processing one was asked to stop (`confirmed` false)."""
+
+    job_id: JobId
+    confirmed: bool
+
+
+class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
+    job: Job
+    node: NodeId
+    worker: int
+    at: datetime
+
+
+class AttemptEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt was settled; `status` is what the job became."""
+
+    job: Job
+    node: NodeId
+    worker: int
+    outcome: AttemptOutcome
+    status: Status
+    error: str | None
+    seconds: float
+
+
+class AttemptLost(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt ended after its lease had: what it came to was dropped."""
+
+    job: Job
+    node: NodeId
+    worker: int
+    outcome: AttemptOutcome
+
+
+class ClaimsReleased(msgspec.Struct, frozen=True, kw_only=True):
+    node: NodeId
+    released: int
+
+
+class JobsRescued(msgspec.Struct, frozen=True, kw_only=True):
+    node: NodeId
+    job_ids: list[JobId]
+
+
+class JobsPruned(msgspec.Struct, frozen=True, kw_only=True):
+    node: NodeId
+    pruned: int
+
+
+class LoopFailed(msgspec.Struct, frozen=True, kw_only=True):
+    node: NodeId
+    loop: str
+    error: str
+
+
+class StoreFailed(msgspec.Struct, frozen=True, kw_only=True):
+    """A call could not reach the store; it is tried again."""
+
+    node: NodeId
+    call: str
+    reason: str
+
+
+class StoreRecovered(msgspec.Struct, frozen=True, kw_only=True):
+    node: NodeId
+    call: str
+    after_seconds: float
+
+
+Event = (
+    NodeStarted
+    | NodeDraining
+    | NodeStopped
+    | JobEnqueued
+    | JobCancelled
+    | AttemptStarted
+    | AttemptEnded
+    | AttemptLost
+    | ClaimsReleased
+    | JobsRescued
+    | JobsPruned
+    | LoopFailed
+    | StoreFailed
+    | StoreRecovered
+)
+
+Listener = Callable[[Event], None]
+
+
+class Events:
+    """Hands every published fact to every listener, in order, at once."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        """From now on, call `listener` with each event. It must be quick and must not raise."""
+        self._listeners.append(listener)
+
+    def publish(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)

@@ -1,0 +1,1 @@
+"""What a job is: records and rules. Pure: no Trio, no I/O, no clock."""

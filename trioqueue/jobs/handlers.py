@@ -1,0 +1,216 @@
+"""The user's functions by type: register, look up, check a payload against the signature."""
+
+import inspect
+import re
+import typing
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from trioqueue.errors import InvalidJob, MalformedJson, UnknownType
+from trioqueue.jobs import codec
+from trioqueue.jobs.job import Json
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+TYPE_CHARACTERS = 100
+TYPE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One registered function and the defaults of its jobs."""
+
+    type: str
+    function: Callable[..., object]
+    is_async: bool
+    timeout_seconds: float | None
+    max_attempts: int
+    arguments: type[msgspec.Struct]
+    """The function's parameters (without the context) as a record; converting a payload checks it."""
+    extra: type | None
+    """What `**options: T` accepts; None when the function takes no further keywords."""
+
+    def parse(self, payload: object) -> dict[str, Any]:
+        """The keyword arguments for a decoded payload, or `InvalidJob` with a pointer below `/payload`."""
+        if not isinstance(payload, dict):
+            raise InvalidJob("/payload", "an object is expected: one key for each argument of the handler")
+        known = self.arguments.__struct_fields__
+        extra = {key: value for key, value in payload.items() if self.extra is not None and key not in known}
+        try:
+            arguments = msgspec.convert(
+                {key: value for key, value in payload.items() if key not in extra}, self.arguments, strict=True
+            )
+            more = {key: msgspec.convert(value, self.extra, strict=True) for key, value in extra.items()}
+        except msgspec.ValidationError as error:
+            raise _invalid_payload(str(error)) from None
+        return {name: getattr(arguments, name) for name in known} | more
+
+
+class Handlers:
+    """The registry that a user's module exports.
+
+        handlers = Handlers()
+
+        @handlers.handler("thumbnail", timeout_seconds=30)
+        async def thumbnail(ctx: Context, path: str, width: int = 200) -> dict[str, int]: ...
+
+    An `async def` function runs on Trio, a plain one in a thread. The first parameter is the
+    context; the others are the payload's keys, checked against their annotations when a job is
+    enqueued and again when it runs.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+
+    def handler(
+        self, type: str, *, timeout_seconds: float | None = None, max_attempts: int = 5
+    ) -> Callable[[Function], Function]:
+        """Register the decorated function for jobs of `type`.
+
+        `timeout_seconds` limits each attempt, and `max_attempts` the attempts that may fail;
+        a job may ask for other values. Raises ValueError for a type that is taken or malformed,
+        TypeError for a signature that cannot be filled from JSON.
+        """
+        if not TYPE_PATTERN.fullmatch(type) or len(type) > TYPE_CHARACTERS:
+            raise ValueError(
+                f"the type {type!r} must be 1 to {TYPE_CHARACTERS} letters, digits or any of _ . : / -"
+            )
+        if timeout_seconds is not None and not 0 < timeout_seconds <= 10_000_000:
+            raise ValueError(f"timeout_seconds={timeout_seconds!r} must be positive")
+        if not 1 <= max_attempts <= 1000:
+            raise ValueError(f"max_attempts={max_attempts!r} must be from 1 to 1000")
+
+        def register(function: Function) -> Function:
+            if type in self._handlers:
+                taken = self._handlers[type].function
+                raise ValueError(f"the type {type!r} already has a handler: {taken.__qualname__}")
+            arguments, extra = _arguments(type, function)
+            self._handlers[type] = Handler(
+                type=type,
+                function=function,
+                is_async=inspect.iscoroutinefunction(function),
+                timeout_seconds=timeout_seconds,
+                max_attempts=max_attempts,
+                arguments=arguments,
+                extra=extra,
+            )
+            return function
+
+        return register
+
+    @property
+    def types(self) -> list[str]:
+        return sorted(self._handlers)
+
+    def __contains__(self, type: object) -> bool:
+        return type in self._handlers
+
+    def __iter__(self) -> Iterator[Handler]:
+        return iter(self._handlers.values())
+
+    def __repr__(self) -> str:
+        return f"<Handlers {', '.join(self.types) or 'none'}>"
+
+    def find(self, type: str) -> Handler:
+        """The handler of `type`, or `UnknownType`."""
+        try:
+            return self._handlers[type]
+        except KeyError:
+            raise UnknownType(type, self.types) from None
+
+
+class DemoHandlers(Handlers):
+    """Accepts every type and simulates it by a short sleep: what runs before handlers are configured."""
+
+    def __init__(self, simulate: Callable[..., Awaitable[object]]) -> None:
+        super().__init__()
+        self._simulate = simulate
+
+    def __contains__(self, type: object) -> bool:
+        return True
+
+    def find(self, type: str) -> Handler:
+        return DemoHandler(
+            type=type,
+            function=self._simulate,
+            is_async=True,
+            timeout_seconds=None,
+            max_attempts=5,
+            arguments=msgspec.Struct,
+            extra=None,
+        )
+
+
+class DemoHandler(Handler):
+    """Takes any payload at all."""
+
+    def parse(self, payload: object) -> dict[str, Any]:
+        return {"payload": payload}
+
+
+def encode_result(value: object) -> Json | None:
+    """A handler's return value as JSON; `MalformedJson` names the remedy."""
+    if value is None:
+        return None
+    try:
+        return codec.encode(value)
+    except MalformedJson as error:
+        raise MalformedJson(f"the handler's result cannot be kept: {error.problem}") from None
+
+
+def _arguments(type_name: str, function: Callable[..., object]) -> tuple[type[msgspec.Struct], type | None]:
+    """The function's parameters after the context, as a struct that refuses unknown fields."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters or parameters[0].kind not in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    ):
+        raise TypeError(f"the handler {function.__qualname__} needs a first parameter for the context")
+    hints = typing.get_type_hints(function, include_extras=True)
+    fields: list[Any] = []  # what defstruct takes: (name, type) or (name, type, default)
+    extra: type | None = None
+    for parameter in parameters[1:]:
+        annotation = hints.get(parameter.name, Any)
+        match parameter.kind:
+            case inspect.Parameter.VAR_KEYWORD:
+                extra = annotation
+            case inspect.Parameter.VAR_POSITIONAL | inspect.Parameter.POSITIONAL_ONLY:
+                raise TypeError(
+                    f"the handler {function.__qualname__} has the positional parameter {parameter.name!r}; "
+                    "a payload has names only"
+                )
+            case _ if parameter.default is inspect.Parameter.empty:
+                fields.append((parameter.name, annotation))
+            case _:
+                fields.append((parameter.name, annotation, _field_default(parameter.default)))
+    try:
+        arguments = msgspec.defstruct(
+            f"Payload of {type_name}", fields, kw_only=True, forbid_unknown_fields=True
+        )
+        msgspec.json.schema(arguments)
+    except TypeError as error:
+        raise TypeError(f"the handler {function.__qualname__} cannot be called from JSON: {error}") from None
+    return arguments, extra
+
+
+def _field_default(default: object) -> object:
+    """Mutable defaults become factories: every attempt gets its own."""
+    if isinstance(default, list | dict | set | bytearray):
+        kept = default
+        return msgspec.field(default_factory=lambda: type(kept)(kept))
+    return default
+
+
+def _invalid_payload(message: str) -> InvalidJob:
+    """msgspec says "Expected `int`, got `str` - at `$.sizes[1]`"; users want /payload/sizes/1."""
+    problem, _, path = message.partition(" - at `$")
+    pointer = re.sub(r"\[([^]]*)\]", r"/\1", path.rstrip("`")).replace(".", "/")
+    return InvalidJob("/payload" + pointer, problem[:1].lower() + problem[1:])
+
+
+def payload_schema(handler: Handler) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a handler's payload."""
+    return cast(dict[str, Any], msgspec.json.schema(handler.arguments))

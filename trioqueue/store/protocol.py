@@ -1,0 +1,191 @@
+"""The store's contract, in the order of a job's life. A second implementer needs this page and
+`memory.py`; `trioqueue.testing.conformance` has one test for each promise made here.
+
+Promises that hold for every method:
+
+- It is atomic, and safe to call from many tasks and many nodes at once.
+- What it reports has been committed, and flushed where the store is durable.
+- The store's own clock decides what is due, what has expired and what time is written.
+- When the store cannot be read or written it raises `StoreUnavailable`, and nothing has changed.
+- Once it has been handed to the store it is not undone by cancelling the caller: either the
+  caller is cancelled before anything happened, or the call completes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import Enum, auto
+from typing import Protocol
+
+import msgspec
+
+from trioqueue.jobs.job import Attempt, Claim, Job, JobId, Json, NewJob, NodeId, Status
+from trioqueue.jobs.outcome import Outcome
+
+
+class Hint(Enum):
+    """Something may have happened. Never the only way to learn it: whoever listens also polls."""
+
+    WORK = auto()
+    """There may be a due job now."""
+    CANCEL = auto()
+    """Somebody may have asked for a processing job to stop."""
+
+
+Bell = Callable[[Hint], None]
+"""Called on the Trio loop; returns at once."""
+
+
+class Enqueued(msgspec.Struct, frozen=True):
+    """The job that is in the store now; `created` is false when it was there before."""
+
+    job: Job
+    created: bool
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """What renewing one claim came to."""
+
+    claim: Claim
+    renewed: bool
+    """False: the lease was lost. Stop the attempt; it can settle nothing."""
+    cancel_requested: bool = False
+    """Somebody asked for the job to stop."""
+
+
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Every field that is set must match."""
+
+    status: Status | None = None
+    type: str | None = None
+    queue: str | None = None
+    tag: str | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Jobs, newest first, and where the next page begins (None: this was the last)."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+class Count(msgspec.Struct, frozen=True):
+    """How many jobs of this queue and type have this status."""
+
+    queue: str
+    type: str
+    status: Status
+    jobs: int
+
+
+class Store(Protocol):
+    """Keeps jobs."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, for people: no secrets in it."""
+
+    def listen(self, bell: Bell) -> None:
+        """Ring `bell` for hints from now on, those of this process and of others on the same store."""
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        """Keep new jobs, all or none, and answer in the same order.
+
+        - A job whose `id` is already kept is not stored again (a call may be repeated after its
+          answer was lost), nor is one whose `unique_key` a pending or processing job has: the
+          job that is there is returned, with `created` false. Two new jobs of one call count too.
+        - `run_at` None means now. The job starts pending, with epoch, attempt and crash count 0
+          and version 1. `root_id` None means the job itself.
+        - Rings `Hint.WORK`, here and on other nodes, when a created job is due.
+        """
+
+    async def get(self, job_id: JobId) -> Job:
+        """The job, or `JobNotFound`."""
+
+    async def attempts(self, job_id: JobId) -> list[Attempt]:
+        """The job's ended attempts, oldest first; `JobNotFound` when there is no such job."""
+
+    async def list(self, filter: JobFilter, *, limit: int, cursor: str | None = None) -> Page:
+        """Up to `limit` matching jobs, the last accepted first, from `cursor` on.
+
+        The order is that in which the store accepted the jobs, so that a page never repeats a
+        job and never skips one that was there when the first page was read. Raises
+        `InvalidFilter` for a cursor that no page has returned. Its cost does not grow with the
+        number of jobs that do not match a single filter.
+        """
+
+    async def claim(
+        self, *, node: NodeId, types: frozenset[str] | None, limit: int, lease_seconds: float
+    ) -> list[Claim]:
+        """Take up to `limit` due jobs for `node`, leased for `lease_seconds`.
+
+        - Due: pending, `run_at` has come, and the type is one of `types` (None: any).
+        - Order: lowest `priority` number, then oldest `run_at`, then first accepted.
+        - Each becomes processing, with `epoch` and `attempt` one higher, `started_at` now,
+          `progress` empty, and `node` and `lease_until` set. No two claims ever share an epoch.
+        - A due job whose `deadline_at` has come is not claimed: it becomes what
+          `lifecycle.after_deadline` says.
+        - Its cost does not grow with the number of pending, delayed or finished jobs.
+        """
+
+    async def next_due_at(self, types: frozenset[str] | None) -> datetime | None:
+        """When the first pending job is due (perhaps long ago); None when none is pending."""
+
+    async def renew(self, claims: Sequence[Claim], *, lease_seconds: float) -> Sequence[Renewal]:
+        """Make the leases of these claims end `lease_seconds` from now, in one write.
+
+        Fenced one by one: a claim that does not hold its job any more is answered with
+        `renewed` false, and the others are renewed all the same. Same order as `claims`.
+        """
+
+    async def progress(self, claim: Claim, progress: Json) -> None:
+        """Keep what the handler says of its progress. Fenced: `LeaseLost`."""
+
+    async def settle(self, claim: Claim, outcome: Outcome, *, worker: int | None = None) -> Job:
+        """Record how the attempt ended, end the lease, and return the job as it is now.
+
+        The job becomes what `lifecycle.after_attempt` says of the stored job, so that a request
+        to cancel that came in the meantime is honoured. The attempt goes into the ledger in the
+        same transaction. `progress` stays; `node` and `lease_until` are cleared; `finished_at`
+        is set when the new status is final. Fenced: `LeaseLost`, and nothing changes, unless the
+        job is processing under the claim's epoch. Rings `Hint.WORK` when the job is due again.
+        """
+
+    async def release(self, claims: Sequence[Claim]) -> int:
+        """Give back claims that no worker has begun; returns how many were still held.
+
+        As if never claimed: `attempt` goes back, no row in the ledger, `run_at` stays. The epoch
+        stays where it is. Claims that do not hold their job any more are passed over. A job that
+        was asked to stop becomes cancelled. Rings `Hint.WORK`.
+        """
+
+    async def cancel(self, job_id: JobId) -> Job:
+        """Ask for a job to stop; returns the job as it is now. `JobNotFound` when there is none.
+
+        Pending: it is cancelled. Processing: `cancel_requested_at` is set, once, and
+        `Hint.CANCEL` rings everywhere. Final already: nothing changes.
+        """
+
+    async def rescue(self, *, limit: int) -> list[Job]:
+        """Settle up to `limit` processing jobs whose lease has expired, as `Lost`.
+
+        Also jobs whose node is known to be dead, where a store can know that. Check and change
+        are one transaction: a lease that was renewed in time is never overruled. The attempt
+        goes into the ledger with no worker. Returns the jobs as they are now; rings `Hint.WORK`.
+        """
+
+    async def prune(self, retention: Mapping[Status, timedelta], *, limit: int) -> int:
+        """Delete up to `limit` jobs that ended longer ago than their status's retention.
+
+        Only final statuses are looked at, whatever `retention` names. Attempts and tags go with
+        the job. Returns how many jobs were deleted.
+        """
+
+    async def counts(self) -> Sequence[Count]:
+        """How many jobs there are, by queue, type and status; zeros are left out.
+
+        Read from maintained counters, exact at every commit, at a cost that does not depend on
+        the number of jobs.
+        """
+
+    async def beat(self, node: NodeId) -> None:
+        """Write down that `node` is alive. Proves, too, that the store can be written."""
