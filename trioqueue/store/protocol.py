@@ -104,6 +104,7 @@ class Store(Protocol):
     async def attempts(self, job_id: JobId) -> list[Attempt]:
         """The job's ended attempts, oldest first; `JobNotFound` when there is no such job."""
 
+    # From here on `list` is this method, not the builtin: hence Sequence in later signatures.
     async def list(self, filter: JobFilter, *, limit: int, cursor: str | None = None) -> Page:
         """Up to `limit` matching jobs, the last accepted first, from `cursor` on.
 
@@ -115,7 +116,7 @@ class Store(Protocol):
 
     async def claim(
         self, *, node: NodeId, types: frozenset[str] | None, limit: int, lease_seconds: float
-    ) -> list[Claim]:
+    ) -> Sequence[Claim]:
         """Take up to `limit` due jobs for `node`, leased for `lease_seconds`.
 
         - Due: pending, `run_at` has come, and the type is one of `types` (None: any).
@@ -165,7 +166,7 @@ class Store(Protocol):
         `Hint.CANCEL` rings everywhere. Final already: nothing changes.
         """
 
-    async def rescue(self, *, limit: int) -> list[Job]:
+    async def rescue(self, *, limit: int) -> Sequence[Job]:
         """Settle up to `limit` processing jobs whose lease has expired, as `Lost`.
 
         Also jobs whose node is known to be dead, where a store can know that. Check and change
