@@ -1,5 +1,9 @@
-"""A job-queue service on Trio: durable jobs, typed handlers, cancel that means stopped."""
+"""A job-queue service on Trio: durable jobs, typed handlers, cancel that means stopped.
+
+from trioqueue import Context, Handlers
+"""
 
 from trioqueue.jobs.handlers import Handlers
+from trioqueue.runtime.context import Context
 
-__all__ = ["Handlers"]
+__all__ = ["Context", "Handlers"]

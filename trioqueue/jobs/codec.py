@@ -62,7 +62,7 @@ def encode(value: object) -> Json:
 
 
 def _refuse_deep_or_long(text: bytes) -> None:
-    """Checked before parsing, because a parser recurses. The first tests are cheap and nearly always enough."""
+    """Checked before parsing, because a parser recurses. The first test of each is cheap."""
     if text.count(b"[") + text.count(b"{") > DEPTH and _depth(_STRING.sub(b"", text)) > DEPTH:
         raise MalformedJson(f"the value is nested more than {DEPTH} levels deep")
     if _LONG_NUMBER.search(text) and _LONG_NUMBER.search(_STRING.sub(b'""', text)):

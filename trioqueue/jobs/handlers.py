@@ -1,11 +1,12 @@
 """The user's functions by type: register, look up, check a payload against the signature."""
 
+import copy
 import inspect
 import re
 import typing
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +15,8 @@ from trioqueue.jobs import codec
 from trioqueue.jobs.job import Json
 
 Function = TypeVar("Function", bound=Callable[..., object])
+Arguments = type[msgspec.Struct]
+Annotation = Any  # whatever a parameter may be annotated with
 
 TYPE_CHARACTERS = 100
 TYPE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]*")
@@ -28,9 +31,9 @@ class Handler:
     is_async: bool
     timeout_seconds: float | None
     max_attempts: int
-    arguments: type[msgspec.Struct]
+    arguments: Arguments
     """The function's parameters (without the context) as a record; converting a payload checks it."""
-    extra: type | None
+    extra: Annotation | None
     """What `**options: T` accepts; None when the function takes no further keywords."""
 
     def parse(self, payload: object) -> dict[str, Any]:
@@ -41,7 +44,9 @@ class Handler:
         extra = {key: value for key, value in payload.items() if self.extra is not None and key not in known}
         try:
             arguments = msgspec.convert(
-                {key: value for key, value in payload.items() if key not in extra}, self.arguments, strict=True
+                {key: value for key, value in payload.items() if key not in extra},
+                self.arguments,
+                strict=True,
             )
             more = {key: msgspec.convert(value, self.extra, strict=True) for key, value in extra.items()}
         except msgspec.ValidationError as error:
@@ -161,7 +166,7 @@ def encode_result(value: object) -> Json | None:
         raise MalformedJson(f"the handler's result cannot be kept: {error.problem}") from None
 
 
-def _arguments(type_name: str, function: Callable[..., object]) -> tuple[type[msgspec.Struct], type | None]:
+def _arguments(type_name: str, function: Callable[..., object]) -> tuple[Arguments, Annotation | None]:
     """The function's parameters after the context, as a struct that refuses unknown fields."""
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters or parameters[0].kind not in (
@@ -171,7 +176,7 @@ def _arguments(type_name: str, function: Callable[..., object]) -> tuple[type[ms
         raise TypeError(f"the handler {function.__qualname__} needs a first parameter for the context")
     hints = typing.get_type_hints(function, include_extras=True)
     fields: list[Any] = []  # what defstruct takes: (name, type) or (name, type, default)
-    extra: type | None = None
+    extra: Annotation | None = None
     for parameter in parameters[1:]:
         annotation = hints.get(parameter.name, Any)
         match parameter.kind:
@@ -200,7 +205,7 @@ def _field_default(default: object) -> object:
     """Mutable defaults become factories: every attempt gets its own."""
     if isinstance(default, list | dict | set | bytearray):
         kept = default
-        return msgspec.field(default_factory=lambda: type(kept)(kept))
+        return msgspec.field(default_factory=lambda: copy.copy(kept))
     return default
 
 
@@ -213,4 +218,4 @@ def _invalid_payload(message: str) -> InvalidJob:
 
 def payload_schema(handler: Handler) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a handler's payload."""
-    return cast(dict[str, Any], msgspec.json.schema(handler.arguments))
+    return msgspec.json.schema(handler.arguments)

@@ -154,6 +154,8 @@ def new_job_id(now: datetime, random: Random) -> JobId:
     """A UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds, then 74 random bits."""
     milliseconds = int(now.timestamp() * 1000) & 0xFFFF_FFFF_FFFF
     noise = random.getrandbits(74)
-    value = (milliseconds << 80) | (0x7 << 76) | ((noise >> 62) << 64) | (0b10 << 62) | (noise & (1 << 62) - 1)
+    value = (
+        (milliseconds << 80) | (0x7 << 76) | ((noise >> 62) << 64) | (0b10 << 62) | (noise & (1 << 62) - 1)
+    )
     text = f"{value:032x}"
     return JobId(f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}")

@@ -81,7 +81,9 @@ def after_attempt(job: Job, outcome: Outcome, jitter: float) -> Transition:
 
 def after_deadline(job: Job) -> Transition:
     """What becomes of a pending job whose `deadline_at` has come: it never runs again."""
-    return _end(job, Status.DEAD, reason=f"deadline passed; {job.reason}" if job.reason else "deadline passed")
+    return _end(
+        job, Status.DEAD, reason=f"deadline passed; {job.reason}" if job.reason else "deadline passed"
+    )
 
 
 def _after_failure(job: Job, reason: str, jitter: float) -> Transition:

@@ -1,0 +1,5 @@
+"""python -m trioqueue"""
+
+from trioqueue.cli import main
+
+main()

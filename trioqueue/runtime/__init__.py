@@ -1,0 +1,1 @@
+"""Who runs the jobs: the loops of a node."""

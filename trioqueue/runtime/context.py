@@ -1,0 +1,136 @@
+"""What a handler is given: its job, its deadline, its log, and what it may ask for."""
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NoReturn
+
+import structlog
+import trio
+
+from trioqueue.clock import Clock
+from trioqueue.jobs import codec
+from trioqueue.jobs.job import Claim, Job
+from trioqueue.runtime.leases import Cause, Held
+from trioqueue.runtime.processes import run_process
+from trioqueue.store.protocol import Store
+
+LONGEST_SNOOZE_SECONDS = 10 * 365 * 86_400
+
+
+class SnoozeRequested(BaseException):
+    """Carries `ctx.snooze()` out of the handler. No Exception, so that `except Exception` lets it pass."""
+
+    def __init__(self, seconds: float, reason: str | None) -> None:
+        super().__init__(seconds, reason)
+        self.seconds = seconds
+        self.reason = reason
+
+
+class Context:
+    """One attempt, as its handler sees it. Valid while the handler runs.
+
+    The same object serves `async def` handlers and plain functions in threads; the methods for
+    threads say so.
+    """
+
+    __slots__ = ("_claim", "_clock", "_held", "_log", "_store", "worker")
+
+    def __init__(self, claim: Claim, held: Held, worker: int, store: Store, clock: Clock) -> None:
+        self._claim = claim
+        self._held = held
+        self._store = store
+        self._clock = clock
+        self._log: structlog.stdlib.BoundLogger | None = None
+        self.worker = worker
+        """Which of the node's workers runs this attempt."""
+
+    @property
+    def job(self) -> Job:
+        """The job as it was when it was claimed."""
+        return self._claim.job
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt; one higher after each that failed or timed out."""
+        return self._claim.job.attempt
+
+    @property
+    def epoch(self) -> int:
+        """The fencing token: pass it to systems that can refuse older numbers."""
+        return self._claim.job.epoch
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same in every attempt of this job: for APIs that accept such a key."""
+        return f"trioqueue-{self._claim.job.id}"
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When this attempt is cancelled if it still runs: the job's timeout or deadline. None: never.
+
+        Renewals of the lease are trioqueue's business; they do not show here.
+        """
+        seconds = self._held.limit_at - trio.current_time()
+        if seconds > LONGEST_SNOOZE_SECONDS:
+            return None
+        return self._clock.now() + timedelta(seconds=seconds)
+
+    @property
+    def log(self) -> structlog.stdlib.BoundLogger:
+        """A structured logger that knows the job, the attempt and the worker."""
+        if self._log is None:
+            job = self._claim.job
+            self._log = structlog.stdlib.get_logger("trioqueue.handler").bind(
+                job_id=job.id, type=job.type, attempt=job.attempt, worker=self.worker
+            )
+        return self._log
+
+    async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Tell watchers how far the job is; shown as the job's `progress` until the next attempt.
+
+        Raises `LeaseLost` when this attempt does not hold the job any more.
+        """
+        said = {"done": done, "total": total, "message": message}
+        text = codec.encode({key: value for key, value in said.items() if value is not None})
+        await self._store.progress(self._claim, text)
+
+    def snooze(self, seconds: float, reason: str | None = None) -> NoReturn:
+        """End this attempt now and run the job again in `seconds`; it costs no attempt."""
+        if not 0 <= seconds <= LONGEST_SNOOZE_SECONDS:
+            raise ValueError(f"snooze({seconds!r}): seconds from 0 to {LONGEST_SNOOZE_SECONDS} are expected")
+        raise SnoozeRequested(float(seconds), reason)
+
+    async def run_process(
+        self,
+        command: Sequence[str | os.PathLike[str]],
+        *,
+        stdin: bytes = b"",
+        check: bool = True,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a command in a process group of its own; see `runtime.processes.run_process`.
+
+        When the attempt is cancelled the command ends first, with all its descendants.
+        """
+        return await run_process(
+            command,
+            stdin=stdin,
+            check=check,
+            cwd=cwd,
+            env=env,
+            in_a_hurry=lambda: self._held.cause is Cause.STOP,
+        )
+
+    def check_cancelled(self) -> None:
+        """For plain functions in threads: stop here if the attempt was cancelled.
+
+        Call it in loops. A thread cannot be stopped from outside; one that never asks runs on.
+        """
+        trio.from_thread.check_cancelled()
+
+    def report(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """`progress` for plain functions in threads."""
+        trio.from_thread.run(self.progress, done, total, message)

@@ -1,0 +1,210 @@
+"""What this node holds: every claim from the moment it is made until it is settled or released.
+
+A lease is a deadline. Each held claim knows when its lease ends on this node's own monotonic
+clock, counted from before the store was asked; the attempt's cancel scope ends a margin earlier,
+so that a job stops itself before a second copy may start. Every renewal moves that deadline.
+"""
+
+import math
+from collections.abc import Iterable
+from enum import Enum, auto
+from typing import Never
+
+import trio
+
+from trioqueue.errors import StoreUnavailable
+from trioqueue.events import ClaimsReleased, Events
+from trioqueue.health import Health
+from trioqueue.jobs.job import Claim, JobId, NodeId
+from trioqueue.runtime.wakeup import Wakeup
+from trioqueue.store.protocol import Store
+
+MARGIN = 0.2
+"""The part of a lease that is kept for stopping: unwinding, a slow store, a clock that runs fast."""
+
+RENEWALS = 3
+"""Renewals in the time of one lease; one may fail without harm."""
+
+LONGEST_WAIT_SECONDS = 10.0
+"""Renew at least this often, so that a request to cancel whose hint was lost is seen soon."""
+
+
+class Cause(Enum):
+    """Why the node itself cancelled an attempt."""
+
+    CANCEL = auto()
+    """Somebody asked for the job to stop."""
+    STOP = auto()
+    """The node stops and the grace period is over."""
+    LOST = auto()
+    """The store says that the lease is no longer ours."""
+
+
+class Held:
+    """One claim in hand, and, once a worker has begun it, the scope that its handler runs in."""
+
+    __slots__ = ("cause", "claim", "held_at", "limit_at", "scope", "stop_at")
+
+    def __init__(self, claim: Claim, held_at: float, stop_at: float) -> None:
+        self.claim = claim
+        self.held_at = held_at
+        self.stop_at = stop_at
+        """Trio time at which the attempt must have stopped unless the lease is renewed."""
+        self.limit_at = math.inf
+        """Trio time of the job's own timeout or deadline."""
+        self.scope: trio.CancelScope | None = None
+        self.cause: Cause | None = None
+
+    def begin(self, scope: trio.CancelScope, limit_at: float) -> None:
+        """The handler runs in `scope`; cancelled at once if somebody asked for that while it waited."""
+        self.scope = scope
+        self.limit_at = limit_at
+        scope.deadline = min(limit_at, self.stop_at)
+        if self.cause is not None:
+            scope.cancel()
+
+    def extend(self, stop_at: float) -> None:
+        self.stop_at = stop_at
+        if self.scope is not None:
+            self.scope.deadline = min(self.limit_at, stop_at)
+
+    def cancel(self, cause: Cause) -> None:
+        """Cancel the handler's subtree. The first cause stays."""
+        if self.cause is None:
+            self.cause = cause
+        if self.scope is not None:
+            self.scope.cancel()
+
+
+class Leases:
+    """The node's claims in hand; renews them all in one write, three times a lease."""
+
+    def __init__(
+        self, store: Store, node: NodeId, *, lease_seconds: float, health: Health, events: Events
+    ) -> None:
+        self.lease_seconds = lease_seconds
+        self.ended = Wakeup()
+        """Rings when a claim has left the node's hands: there may be room for another."""
+        self._store = store
+        self._node = node
+        self._health = health
+        self._events = events
+        self._held: dict[JobId, Held] = {}
+        self._running = 0
+        self._completed = 0
+        self._renew_now = Wakeup()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __repr__(self) -> str:
+        return f"<Leases {self._running} running, {self.waiting} waiting>"
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        """Claims that no worker has begun."""
+        return len(self._held) - self._running
+
+    @property
+    def finished(self) -> int:
+        """Claims that have left the node's hands so far; the dispatcher measures its pace by it."""
+        return self._completed
+
+    def stop_at(self, asked_at: float) -> float:
+        """When an attempt must have stopped whose lease was asked for at `asked_at`."""
+        return asked_at + self.lease_seconds * (1 - MARGIN)
+
+    def hold(self, claims: Iterable[Claim], *, asked_at: float) -> None:
+        """Take these claims in hand; `asked_at` is the Trio time before the store was asked."""
+        stop_at = self.stop_at(asked_at)
+        for claim in claims:
+            self._held[claim.job.id] = Held(claim, asked_at, stop_at)
+
+    def begin(self, claim: Claim) -> Held | None:
+        """A worker begins this claim; None when the node has given it back or lost it meanwhile."""
+        held = self._held.get(claim.job.id)
+        if held is None or held.claim is not claim:
+            return None
+        self._running += 1
+        return held
+
+    def end(self, held: Held) -> None:
+        """The claim that a worker had begun is settled, or lost."""
+        self._running -= 1
+        self._completed += 1
+        if self._held.get(held.claim.job.id) is held:
+            del self._held[held.claim.job.id]
+        self.ended.ring()
+
+    def look_for_cancels(self) -> None:
+        """Somebody may have asked for a job to stop: renewing tells."""
+        self._renew_now.ring()
+
+    def cancel_all(self, cause: Cause) -> None:
+        """Cancel every attempt that runs."""
+        for held in list(self._held.values()):
+            if held.scope is not None:
+                held.cancel(cause)
+
+    async def run(self) -> Never:
+        """Renew, for ever."""
+        interval = min(self.lease_seconds / RENEWALS, LONGEST_WAIT_SECONDS)
+        wait = interval
+        while True:
+            self._health.turn("leases")
+            await self._renew_now.wait_at_most(wait)
+            try:
+                await self.renew()
+                wait = interval
+            except StoreUnavailable as error:
+                # The scopes' deadlines go on meanwhile; try often, there is a margin to win.
+                self._health.store_failed(error.reason)
+                wait = min(interval, 0.5)
+
+    async def renew(self) -> None:
+        """Renew every claim in hand; stop those that are lost or were asked to stop."""
+        held = [held for held in self._held.values() if held.cause is not Cause.LOST]
+        if not held:
+            return
+        asked_at = trio.current_time()
+        renewals = await self._store.renew([item.claim for item in held], lease_seconds=self.lease_seconds)
+        self._health.store_written()
+        stop_at = self.stop_at(asked_at)
+        for item, renewal in zip(held, renewals, strict=True):
+            if not renewal.renewed:
+                self._lose(item)
+            elif renewal.cancel_requested:
+                item.extend(stop_at)
+                item.cancel(Cause.CANCEL)
+            else:
+                item.extend(stop_at)
+
+    def _lose(self, held: Held) -> None:
+        """The fence has moved on. A claim that is just being settled is not lost, only gone."""
+        if self._held.get(held.claim.job.id) is not held:
+            return
+        if held.scope is None:
+            del self._held[held.claim.job.id]
+            self.ended.ring()
+        else:
+            held.cancel(Cause.LOST)
+
+    async def release_waiting(self, *, older_than: float = 0.0) -> None:
+        """Give back the claims that no worker has begun; they cost no attempt and start elsewhere.
+
+        Only those that have waited for `older_than` seconds. When the store cannot be reached
+        the claims are dropped here all the same: their leases end by themselves.
+        """
+        before = trio.current_time() - older_than
+        waiting = [held for held in self._held.values() if held.scope is None and held.held_at <= before]
+        if not waiting:
+            return
+        for held in waiting:
+            del self._held[held.claim.job.id]
+        self.ended.ring()
+        released = await self._store.release([held.claim for held in waiting])
+        self._events.publish(ClaimsReleased(node=self._node, released=released))

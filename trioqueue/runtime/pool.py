@@ -1,0 +1,93 @@
+"""The pool: a dispatcher, a channel, N workers, and the order in which they end."""
+
+from collections.abc import Sequence
+
+import trio
+
+from trioqueue.errors import StoreUnavailable
+from trioqueue.jobs.job import Claim
+from trioqueue.runtime.dispatcher import Dispatcher
+from trioqueue.runtime.leases import Cause, Leases
+from trioqueue.runtime.supervise import Supervisor
+from trioqueue.runtime.worker import Worker
+
+LAST_SETTLES_SECONDS = 0.5
+"""After the grace period, cancelled attempts have this long to be settled before they are left behind."""
+
+
+class Pool:
+    """Runs attempts until it is stopped; then lets those that run finish within the grace period."""
+
+    def __init__(
+        self,
+        workers: Sequence[Worker],
+        dispatcher: Dispatcher,
+        leases: Leases,
+        supervisor: Supervisor,
+        *,
+        capacity: int,
+    ) -> None:
+        self._workers = workers
+        self._dispatcher = dispatcher
+        self._leases = leases
+        self._supervisor = supervisor
+        self._capacity = capacity
+
+    def __repr__(self) -> str:
+        return f"<Pool {self._leases.running}/{len(self._workers)} running, {self._leases.waiting} waiting>"
+
+    @property
+    def free_workers(self) -> int:
+        return len(self._workers) - self._leases.running
+
+    async def run(
+        self,
+        *,
+        stopping: trio.Event,
+        cutting: trio.Event,
+        grace_seconds: float,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run jobs until `stopping` is set, then until the last attempt has ended.
+
+        Attempts that still run after `grace_seconds`, or once `cutting` is set, are cancelled and
+        released.
+        """
+        send, receive = trio.open_memory_channel[Claim](self._capacity)
+        async with trio.open_nursery() as cutter:
+            async with trio.open_nursery() as workers:
+                async with receive:
+                    for worker in self._workers:
+                        workers.start_soon(worker.run, receive.clone())
+                async with send, trio.open_nursery() as dispatching:
+                    if self._workers:
+                        dispatching.start_soon(
+                            self._supervisor.keep, "dispatcher", lambda: self._dispatch(send)
+                        )
+                    task_status.started()
+                    await stopping.wait()
+                    dispatching.cancel_scope.cancel()
+                # Nothing is claimed any more. The send channel is closed, so that each worker ends
+                # once the attempt that it runs has ended.
+                cutter.start_soon(self._cut, workers.cancel_scope, cutting, grace_seconds)
+                await self._release_waiting()
+            # No attempt is running any more; what could be settled has been.
+            cutter.cancel_scope.cancel()
+
+    async def _dispatch(self, send: trio.MemorySendChannel[Claim]) -> None:
+        await self._dispatcher.run(send)
+
+    async def _release_waiting(self) -> None:
+        """Claims that no worker has begun start elsewhere at once."""
+        try:
+            await self._leases.release_waiting()
+        except StoreUnavailable:
+            return  # their leases end by themselves
+
+    async def _cut(self, workers: trio.CancelScope, cutting: trio.Event, grace_seconds: float) -> None:
+        """When the grace period is over: cancel the attempts, give them a moment to be released."""
+        with trio.move_on_after(grace_seconds):
+            await cutting.wait()
+        self._leases.cancel_all(Cause.STOP)
+        await trio.sleep(LAST_SETTLES_SECONDS)
+        workers.cancel()

@@ -1,0 +1,176 @@
+"""One worker: takes claims from the channel and runs an attempt of each.
+
+An attempt is a pipeline of named steps: resolve the handler → set the deadline → call → name the
+outcome → settle. Whatever a handler raises is the end of the attempt, never of the worker.
+"""
+
+import math
+from functools import partial
+from random import Random
+
+import trio
+
+from trioqueue.clock import Clock, held_clock
+from trioqueue.errors import LeaseLost, MalformedJson, StoreUnavailable, TrioqueueError
+from trioqueue.events import AttemptEnded, AttemptLost, AttemptStarted, Events
+from trioqueue.health import Health
+from trioqueue.jobs import codec
+from trioqueue.jobs.handlers import Handler, Handlers, encode_result
+from trioqueue.jobs.job import Claim, Job
+from trioqueue.jobs.outcome import (
+    NAMES,
+    Cancelled,
+    Completed,
+    Failed,
+    Outcome,
+    Released,
+    Snoozed,
+    TimedOut,
+    error_of,
+    failed_from,
+)
+from trioqueue.runtime.context import Context, SnoozeRequested
+from trioqueue.runtime.leases import Cause, Held, Leases
+from trioqueue.store.protocol import Store
+
+
+class Worker:
+    """Runs one attempt at a time until the channel is closed and empty."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        store: Store,
+        handlers: Handlers,
+        leases: Leases,
+        threads: trio.CapacityLimiter,
+        clock: Clock,
+        events: Events,
+        health: Health,
+        random: Random,
+    ) -> None:
+        self.number = number
+        self._store = store
+        self._handlers = handlers
+        self._leases = leases
+        self._threads = threads
+        self._clock = clock
+        self._events = events
+        self._health = health
+        self._random = random
+
+    async def run(self, claims: trio.MemoryReceiveChannel[Claim]) -> None:
+        """Run attempts until the send channel is closed: the whole of a worker's life."""
+        async with claims:
+            async for claim in claims:
+                held = self._leases.begin(claim)
+                if held is not None:  # else it was given back while it waited in the channel
+                    await self._attempt(held)
+
+    async def _attempt(self, held: Held) -> None:
+        job, node = held.claim.job, held.claim.node
+        started = trio.current_time()
+        self._events.publish(AttemptStarted(job=job, node=node, worker=self.number, at=self._clock.now()))
+        try:
+            outcome = await self._outcome(held)
+            await self._settle(held, outcome, started)
+        finally:
+            self._leases.end(held)
+
+    async def _outcome(self, held: Held) -> Outcome:
+        """What the attempt comes to. Raises nothing but the cancellation of the node itself."""
+        job = held.claim.job
+        context = Context(held.claim, held, self.number, self._store, self._clock)
+        scope = trio.CancelScope()
+        held.begin(scope, self._limit_at(job))
+        try:
+            with scope:
+                handler = self._handlers.find(job.type)
+                arguments = handler.parse(codec.decode(job.payload))
+                result = await self._call(handler, context, arguments)
+                return Completed(encode_result(result))
+        except SnoozeRequested as snooze:
+            outcome: Outcome = Snoozed(snooze.seconds, snooze.reason)
+        except LeaseLost:
+            return Released("the lease was lost")
+        except (MalformedJson, TrioqueueError) as error:
+            # The payload no longer fits the handler, or the result is not JSON: trying again is no help.
+            outcome = Failed(str(error), final=True)
+        except BaseException as error:
+            # SystemExit, groups, a Cancelled from some other scope: all end the attempt only.
+            if trio.current_effective_deadline() == -math.inf:
+                raise
+            outcome = failed_from(error)
+        else:
+            outcome = Released("stopped")
+        return self._name_cancellation(held) or outcome if scope.cancel_called else outcome
+
+    def _name_cancellation(self, held: Held) -> Outcome | None:
+        """Why the scope was cancelled: by somebody, by the node, or by one of its deadlines."""
+        match held.cause:
+            case Cause.CANCEL:
+                return Cancelled()
+            case Cause.STOP:
+                return Released("the node stopped")
+            case Cause.LOST:
+                return Released("the lease was lost")
+            case None if trio.current_time() >= held.limit_at:
+                return TimedOut(self._timeout_text(held.claim.job))
+            case None:
+                return Released("the lease could not be renewed in time")
+
+    async def _call(self, handler: Handler, context: Context, arguments: dict[str, object]) -> object:
+        if handler.is_async:
+            return await handler.function(context, **arguments)  # type: ignore[misc]
+        call = partial(handler.function, context, **arguments)
+        with held_clock():
+            return await trio.to_thread.run_sync(call, limiter=self._threads)
+
+    async def _settle(self, held: Held, outcome: Outcome, started: float) -> None:
+        """Record the outcome, however often the store fails, for as long as the lease is ours."""
+        job = held.claim.job
+        wait = 0.05
+        while True:
+            try:
+                settled = await self._store.settle(held.claim, outcome, worker=self.number)
+            except LeaseLost:
+                self._events.publish(
+                    AttemptLost(
+                        job=job, node=held.claim.node, worker=self.number, outcome=NAMES[type(outcome)]
+                    )
+                )
+                return
+            except StoreUnavailable as error:
+                self._health.store_failed(error.reason)
+                await trio.sleep(wait * (0.75 + 0.5 * self._random.random()))
+                wait = min(wait * 2, 2.0)
+            else:
+                break
+        self._health.store_written()
+        self._events.publish(
+            AttemptEnded(
+                job=settled,
+                node=held.claim.node,
+                worker=self.number,
+                outcome=NAMES[type(outcome)],
+                status=settled.status,
+                error=error_of(outcome),
+                seconds=trio.current_time() - started,
+            )
+        )
+
+    def _limit_at(self, job: Job) -> float:
+        """The earlier of timeout and deadline, in Trio time."""
+        limit_at = math.inf
+        if job.timeout_seconds is not None:
+            limit_at = trio.current_time() + job.timeout_seconds
+        if job.deadline_at is not None:
+            until_deadline = (job.deadline_at - self._clock.now()).total_seconds()
+            limit_at = min(limit_at, trio.current_time() + until_deadline)
+        return limit_at
+
+    def _timeout_text(self, job: Job) -> str:
+        if job.deadline_at is not None and self._clock.now() >= job.deadline_at:
+            return f"stopped at its deadline, {job.deadline_at.isoformat()}"
+        return f"timed out after {job.timeout_seconds:g} s"

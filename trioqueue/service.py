@@ -1,0 +1,165 @@
+"""The verbs: enqueue, get, list, cancel. HTTP, CLI and schedules share them.
+
+Each validates, asks the store, and publishes what has become a fact.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+
+import trio
+
+from trioqueue.clock import Clock
+from trioqueue.errors import Draining, InvalidJob, JobNotFound, PayloadTooLarge, WrongStatus
+from trioqueue.events import AttemptEnded, Event, Events, JobCancelled, JobEnqueued
+from trioqueue.jobs import codec
+from trioqueue.jobs.handlers import Handlers
+from trioqueue.jobs.job import Attempt, Job, JobId, NewJob, Status, new_job_id
+from trioqueue.store.protocol import Count, Enqueued, JobFilter, Page, Store
+from trioqueue.wire import LATEST, JobRequest, parse_job_id
+
+CANCEL_POLL_SECONDS = 0.1
+"""How often a waiting cancel looks at a job that another process runs; this node's own jobs wake it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelReceipt:
+    """What a request to cancel came to. Confirmed: nothing of the job runs any more."""
+
+    job: Job
+    confirmed: bool
+    after_seconds: float
+
+
+class Service:
+    """What can be asked of trioqueue, whoever asks."""
+
+    def __init__(
+        self,
+        store: Store,
+        handlers: Handlers,
+        *,
+        events: Events,
+        clock: Clock,
+        random: Random,
+        draining: trio.Event,
+        max_payload_bytes: int,
+    ) -> None:
+        self.handlers = handlers
+        self._store = store
+        self._events = events
+        self._clock = clock
+        self._random = random
+        self._draining = draining
+        self._max_payload_bytes = max_payload_bytes
+        self._ended: dict[JobId, trio.Event] = {}
+        events.listen(self._notice_end)
+
+    async def enqueue(self, request: JobRequest) -> Enqueued:
+        """Check a job at the door and keep it. Committed and flushed when this returns.
+
+        Raises `UnknownType`, `InvalidJob` (the payload does not fit the handler), `PayloadTooLarge`,
+        `Draining`, `StoreUnavailable`. Once it has begun to store, cancelling the caller no longer
+        undoes it.
+        """
+        if self._draining.is_set():
+            raise Draining
+        job = await self._new_job(request)
+        [enqueued] = await self._store.enqueue([job])
+        if enqueued.created:
+            self._events.publish(JobEnqueued(job=enqueued.job))
+        return enqueued
+
+    async def get(self, job_id: str) -> tuple[Job, Sequence[Attempt]]:
+        """The job and its ended attempts, or `JobNotFound`."""
+        known = self._parse_id(job_id)
+        return await self._store.get(known), await self._store.attempts(known)
+
+    async def list(
+        self,
+        *,
+        status: Status | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        tag: str | None = None,
+        limit: int,
+        cursor: str | None = None,
+    ) -> Page:
+        """Up to `limit` jobs that match every filter, newest first; `InvalidFilter` for a foreign cursor."""
+        wanted = JobFilter(status=status, type=type, queue=queue, tag=tag)
+        return await self._store.list(wanted, limit=limit, cursor=cursor)
+
+    async def counts(self) -> Sequence[Count]:
+        return await self._store.counts()
+
+    async def cancel(self, job_id: str, *, wait_seconds: float) -> CancelReceipt:
+        """Stop a job for good; wait up to `wait_seconds` until it has really ended.
+
+        Asking twice is no mistake. Whichever was committed first wins when it ends by itself
+        meanwhile: look at the receipt's job. Raises `WrongStatus` when it had already ended in
+        another way, `JobNotFound`, `StoreUnavailable`.
+        """
+        known = self._parse_id(job_id)
+        started = trio.current_time()
+        ended = self._ended.setdefault(known, trio.Event())
+        try:
+            job = await self._store.cancel(known)
+            if job.is_final and job.status is not Status.CANCELLED:
+                raise WrongStatus(known, job.status, "cancelled")
+            self._events.publish(JobCancelled(job_id=known, confirmed=job.is_final))
+            with trio.move_on_after(wait_seconds):
+                while not job.is_final:
+                    with trio.move_on_after(CANCEL_POLL_SECONDS):
+                        await ended.wait()
+                    job = await self._store.get(known)
+        finally:
+            self._ended.pop(known, None)
+        return CancelReceipt(job, confirmed=job.is_final, after_seconds=trio.current_time() - started)
+
+    async def _new_job(self, request: JobRequest) -> NewJob:
+        handler = self.handlers.find(request.type)
+        handler.parse(request.payload)
+        payload = codec.encode(request.payload)
+        if len(payload) > self._max_payload_bytes:
+            raise PayloadTooLarge(self._max_payload_bytes)
+        run_at = request.run_at
+        if request.delay_seconds is not None:
+            run_at = self._clock.now() + timedelta(seconds=request.delay_seconds)
+            if run_at > LATEST:
+                raise InvalidJob("/delay_seconds", "the year must be from 2000 to 2199")
+        parent = await self._parent(request.parent_id)
+        return NewJob(
+            id=new_job_id(self._clock.now(), self._random),
+            type=request.type,
+            payload=payload,
+            queue=request.queue,
+            priority=request.priority,
+            run_at=run_at,
+            max_attempts=request.max_attempts or handler.max_attempts,
+            timeout_seconds=request.timeout_seconds or handler.timeout_seconds,
+            deadline_at=request.deadline_at,
+            unique_key=request.unique_key,
+            tags=tuple(dict.fromkeys(request.tags)),
+            parent_id=parent.id if parent else None,
+            root_id=parent.root_id if parent else None,
+            traceparent=request.traceparent,
+        )
+
+    async def _parent(self, parent_id: str | None) -> Job | None:
+        if parent_id is None:
+            return None
+        try:
+            return await self._store.get(JobId(parent_id))
+        except JobNotFound:
+            raise InvalidJob("/parent_id", f"there is no job {parent_id}") from None
+
+    def _parse_id(self, text: str) -> JobId:
+        job_id = parse_job_id(text)
+        if job_id is None:
+            raise JobNotFound(text[:100])
+        return job_id
+
+    def _notice_end(self, event: Event) -> None:
+        if isinstance(event, AttemptEnded) and (ended := self._ended.get(event.job.id)):
+            ended.set()

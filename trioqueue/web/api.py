@@ -1,0 +1,163 @@
+"""The JSON routes: parse, call one verb, render."""
+
+import re
+from typing import TYPE_CHECKING, cast
+
+import trio
+from quart import Blueprint, Response, current_app, request
+from werkzeug.exceptions import UnsupportedMediaType
+
+from trioqueue.errors import InvalidFilter
+from trioqueue.jobs.job import Status
+from trioqueue.service import Service
+from trioqueue.web.hosted import Hosted
+from trioqueue.wire import job_body, parse_job_request, render
+
+if TYPE_CHECKING:
+    from trioqueue.web.site import Site
+
+DEFAULT_LIMIT = 100
+HIGHEST_LIMIT = 500
+LONGEST_WAIT_SECONDS = 60.0
+
+api = Blueprint("api", __name__)
+
+
+@api.post("/jobs")
+async def enqueue() -> Response:
+    """Keep a job: 201 once it is committed and flushed, 200 when its unique key is in use."""
+    if request.mimetype not in ("application/json", "", "application/x-www-form-urlencoded"):
+        raise UnsupportedMediaType("send the job as application/json")
+    job_request = parse_job_request(await request.get_data(cache=False))
+    with trio.CancelScope(shield=True):  # a client that hangs up now must not undo the commit
+        enqueued = await service().enqueue(job_request)
+    response = answer(job_body(enqueued.job), status=201 if enqueued.created else 200)
+    response.headers["Location"] = f"/jobs/{enqueued.job.id}"
+    return response
+
+
+@api.get("/jobs")
+async def list_jobs() -> Response:
+    """Jobs, newest first, a page at a time."""
+    known = {"status", "type", "queue", "tag", "limit", "cursor"}
+    for name in request.args:
+        if name not in known:
+            raise InvalidFilter(name, f"there is no such filter; use {', '.join(sorted(known))}")
+    page = await service().list(
+        status=_status(),
+        type=request.args.get("type"),
+        queue=request.args.get("queue"),
+        tag=request.args.get("tag"),
+        limit=_whole_number("limit", DEFAULT_LIMIT, lowest=1, highest=HIGHEST_LIMIT),
+        cursor=request.args.get("cursor"),
+    )
+    return answer({"jobs": [job_body(job) for job in page.jobs], "next_cursor": page.next_cursor})
+
+
+@api.get("/jobs/<job_id>")
+async def get_job(job_id: str) -> Response:
+    """One job with its attempts."""
+    job, attempts = await service().get(job_id)
+    return answer(job_body(job, list(attempts)))
+
+
+@api.post("/jobs/<job_id>/cancel")
+async def cancel(job_id: str) -> Response:
+    """Stop a job: 200 when nothing of it runs any more, 202 while something still unwinds."""
+    receipt = await service().cancel(job_id, wait_seconds=_seconds("wait", 0.0, LONGEST_WAIT_SECONDS))
+    job = receipt.job
+    body: dict[str, object] = {"confirmed": receipt.confirmed, "job": job_body(job)}
+    if receipt.confirmed:
+        body["after_ms"] = round(receipt.after_seconds * 1000, 1)
+        return answer(body)
+    body["unwinding"] = {
+        "type": job.type,
+        "node": job.node,
+        "epoch": job.epoch,
+        "since": job.cancel_requested_at,
+    }
+    return answer(body, status=202)
+
+
+@api.get("/health")
+async def health() -> Response:
+    """Whether the node does its work, and how much of it there is."""
+    node = hosted()
+    counts: dict[str, int] = dict.fromkeys(Status, 0)
+    for count in await node.service.counts():
+        counts[count.status] += count.jobs
+    body = {
+        "status": "ok" if node.health.is_ready else "unhealthy",
+        "demo": node.is_demo,
+        "jobs": counts,
+        **_failing(node),
+    }
+    return answer(body, status=200 if node.health.is_ready else 503)
+
+
+@api.get("/livez")
+async def livez() -> Response:
+    """Red when only a restart helps."""
+    node = hosted()
+    return answer(
+        {"status": "ok" if node.health.is_live else "unhealthy", **_failing(node)},
+        status=200 if node.health.is_live else 503,
+    )
+
+
+@api.get("/readyz")
+async def readyz() -> Response:
+    """Red when jobs should go elsewhere. `?verbose` shows every check and every warning."""
+    node = hosted()
+    ready = node.health.is_ready
+    body: dict[str, object] = {"status": "ok" if ready else "unhealthy", **_failing(node)}
+    if "verbose" in request.args:
+        body["checks"] = node.health.checks()
+        body["warnings"] = node.health.warnings
+    return answer(body, status=200 if ready else 503)
+
+
+def hosted() -> Hosted:
+    """The node behind this site."""
+    return cast("Site", current_app).node
+
+
+def service() -> Service:
+    return hosted().service
+
+
+def answer(body: object, *, status: int = 200) -> Response:
+    return Response(render(body), status=status, content_type="application/json")
+
+
+def _failing(node: Hosted) -> dict[str, object]:
+    failing = {check.name: check.detail for check in node.health.checks() if not check.ok}
+    return {"failing": failing} if failing else {}
+
+
+def _status() -> Status | None:
+    text = request.args.get("status")
+    if text is None:
+        return None
+    try:
+        return Status(text)
+    except ValueError:
+        raise InvalidFilter("status", f"{text[:40]!r} is not one of {', '.join(Status)}") from None
+
+
+def _whole_number(name: str, default: int, *, lowest: int, highest: int) -> int:
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not lowest <= int(text) <= highest:
+        raise InvalidFilter(name, f"{text[:40]!r} is not a whole number from {lowest} to {highest}")
+    return int(text)
+
+
+def _seconds(name: str, default: float, highest: float) -> float:
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII) or float(text) > highest:
+        raise InvalidFilter(name, f"{text[:40]!r} is not a number of seconds from 0 to {highest:g}")
+    return float(text)

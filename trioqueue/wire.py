@@ -1,0 +1,198 @@
+"""The JSON of the API: one parse and one render for each shape."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from trioqueue.errors import InvalidJob
+from trioqueue.jobs import codec
+from trioqueue.jobs.handlers import TYPE_CHARACTERS, TYPE_PATTERN
+from trioqueue.jobs.job import Attempt, Job, JobId, Json, Status
+
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+"""Instants outside of these are mistakes, and some clients and databases cannot hold them."""
+
+QUEUE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}")
+ID_PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+TRACEPARENT_PATTERN = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+MOST_TAGS = 20
+TAG_CHARACTERS = 64
+KEY_CHARACTERS = 200
+LONGEST_SECONDS = 10_000_000
+
+
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A job as a client asks for it. None means the handler's or the service's default."""
+
+    type: str
+    payload: Any = msgspec.field(default_factory=dict)  # any JSON value
+    queue: str = "default"
+    priority: int = 0
+    run_at: datetime | None = None
+    delay_seconds: float | None = None
+    max_attempts: int | None = None
+    timeout_seconds: float | None = None
+    deadline_at: datetime | None = None
+    unique_key: str | None = None
+    tags: list[str] = []
+    parent_id: str | None = None
+    traceparent: str | None = None
+
+
+class JobBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as clients see it. `attempts` is there when one job was asked for."""
+
+    id: str
+    type: str
+    status: Status
+    payload: msgspec.Raw
+    result: msgspec.Raw
+    reason: str | None
+    progress: msgspec.Raw
+    queue: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    timeout_seconds: float | None
+    run_at: datetime
+    deadline_at: datetime | None
+    unique_key: str | None
+    tags: tuple[str, ...]
+    epoch: int
+    node: str | None
+    lease_until: datetime | None
+    crash_count: int
+    cancel_requested_at: datetime | None
+    parent_id: str | None
+    root_id: str
+    schedule: str | None
+    traceparent: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    version: int
+    attempts: list[Attempt] | msgspec.UnsetType = msgspec.UNSET
+
+
+def parse_job_request(text: bytes) -> JobRequest:
+    """The body of `POST /jobs`; raises `MalformedJson` or `InvalidJob` with a pointer."""
+    value = codec.decode(text)
+    if not isinstance(value, dict):
+        raise InvalidJob("", 'an object is expected, like {"type": "thumbnail", "payload": {}}')
+    if "type" not in value:
+        raise InvalidJob("/type", "a job needs a type: the name of the handler that runs it")
+    try:
+        request = msgspec.convert(value, JobRequest, strict=True)
+    except msgspec.ValidationError as error:
+        raise _invalid_field(str(error)) from None
+    _check(request)
+    return request
+
+
+def _check(request: JobRequest) -> None:
+    """Limits that keep every store, index and page in bounds. Each says what to do."""
+    if len(request.type) > TYPE_CHARACTERS or not TYPE_PATTERN.fullmatch(request.type):
+        raise InvalidJob(
+            "/type",
+            f"a type is 1 to {TYPE_CHARACTERS} letters, digits or any of _ . : / -, beginning with a letter, digit or _",
+        )
+    if not QUEUE_PATTERN.fullmatch(request.queue):
+        raise InvalidJob("/queue", "a queue is 1 to 100 letters, digits or any of _ . : -")
+    _check_range("/priority", request.priority, -1_000_000, 1_000_000)
+    _check_range("/max_attempts", request.max_attempts, 1, 1000)
+    _check_range("/timeout_seconds", request.timeout_seconds, 0.001, LONGEST_SECONDS)
+    _check_range("/delay_seconds", request.delay_seconds, 0, 3_155_760_000)
+    _check_instant("/run_at", request.run_at)
+    _check_instant("/deadline_at", request.deadline_at)
+    if request.run_at is not None and request.delay_seconds is not None:
+        raise InvalidJob("/delay_seconds", "send run_at or delay_seconds, not both")
+    if request.unique_key is not None and not 1 <= len(request.unique_key) <= KEY_CHARACTERS:
+        raise InvalidJob("/unique_key", f"a unique key has 1 to {KEY_CHARACTERS} characters")
+    if len(request.tags) > MOST_TAGS:
+        raise InvalidJob("/tags", f"a job has at most {MOST_TAGS} tags")
+    for index, tag in enumerate(request.tags):
+        if not 1 <= len(tag) <= TAG_CHARACTERS:
+            raise InvalidJob(f"/tags/{index}", f"a tag has 1 to {TAG_CHARACTERS} characters")
+    if request.parent_id is not None and not ID_PATTERN.fullmatch(request.parent_id):
+        raise InvalidJob("/parent_id", "a job id is expected")
+    if request.traceparent is not None and not TRACEPARENT_PATTERN.fullmatch(request.traceparent):
+        raise InvalidJob("/traceparent", "a W3C traceparent is expected: version-trace-span-flags, in hex")
+
+
+def _check_range(pointer: str, value: float | None, lowest: float, highest: float) -> None:
+    if value is not None and not lowest <= value <= highest:
+        raise InvalidJob(pointer, f"{value:g} is not from {lowest:g} to {highest:g}")
+
+
+def _check_instant(pointer: str, value: datetime | None) -> None:
+    if value is None:
+        return
+    if value.tzinfo is None:
+        raise InvalidJob(pointer, "a time zone is missing; send UTC, like 2030-01-31T12:00:00Z")
+    if not EARLIEST + timedelta(days=1) <= value.replace(tzinfo=UTC) <= LATEST - timedelta(days=1):
+        raise InvalidJob(pointer, "the year must be from 2000 to 2199")
+
+
+def _invalid_field(message: str) -> InvalidJob:
+    """msgspec says "Expected `int`, got `str` - at `$.priority`"; clients want /priority."""
+    problem, _, path = message.partition(" - at `$")
+    pointer = re.sub(r"\[([^]]*)\]", r"/\1", path.rstrip("`")).replace(".", "/")
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", problem):
+        known = ", ".join(JobRequest.__struct_fields__)
+        return InvalidJob(f"{pointer}/{unknown[1]}", f"there is no such field; a job has {known}")
+    return InvalidJob(pointer, problem[:1].lower() + problem[1:])
+
+
+NULL = msgspec.Raw(b"null")
+
+
+def job_body(job: Job, attempts: list[Attempt] | None = None) -> JobBody:
+    """The shape of a job in every answer."""
+    return JobBody(
+        id=job.id,
+        type=job.type,
+        status=job.status,
+        payload=_raw(job.payload),
+        result=_raw(job.result),
+        reason=job.reason,
+        progress=_raw(job.progress),
+        queue=job.queue,
+        priority=job.priority,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        timeout_seconds=job.timeout_seconds,
+        run_at=job.run_at,
+        deadline_at=job.deadline_at,
+        unique_key=job.unique_key,
+        tags=job.tags,
+        epoch=job.epoch,
+        node=job.node,
+        lease_until=job.lease_until,
+        crash_count=job.crash_count,
+        cancel_requested_at=job.cancel_requested_at,
+        parent_id=job.parent_id,
+        root_id=job.root_id,
+        schedule=job.schedule,
+        traceparent=job.traceparent,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        version=job.version,
+        attempts=msgspec.UNSET if attempts is None else attempts,
+    )
+
+
+def _raw(text: Json | None) -> msgspec.Raw:
+    return NULL if text is None else msgspec.Raw(text)
+
+
+def parse_job_id(text: str) -> JobId | None:
+    """A job id as it stands in a URL; None when no job can have it."""
+    return JobId(text) if ID_PATTERN.fullmatch(text) else None
+
+
+render = msgspec.json.Encoder().encode
+"""Any answer as JSON. Instants are RFC 3339 in UTC."""
