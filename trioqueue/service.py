@@ -161,5 +161,5 @@ class Service:
         return job_id
 
     def _notice_end(self, event: Event) -> None:
-        if isinstance(event, AttemptEnded) and (ended := self._ended.get(event.job.id)):
-            ended.set()
+        if isinstance(event, AttemptEnded) and event.job.id in self._ended:
+            self._ended[event.job.id].set()

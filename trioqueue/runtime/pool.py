@@ -1,6 +1,7 @@
 """The pool: a dispatcher, a channel, N workers, and the order in which they end."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import trio
 
@@ -58,7 +59,10 @@ class Pool:
             async with trio.open_nursery() as workers:
                 async with receive:
                     for worker in self._workers:
-                        workers.start_soon(worker.run, receive.clone())
+                        # A worker that broke is started again on a clone of its own channel.
+                        inbox = receive.clone()
+                        work = partial(self._work, worker, inbox)
+                        workers.start_soon(self._supervisor.keep, f"worker {worker.number}", work)
                 async with send, trio.open_nursery() as dispatching:
                     if self._workers:
                         dispatching.start_soon(
@@ -73,6 +77,10 @@ class Pool:
                 await self._release_waiting()
             # No attempt is running any more; what could be settled has been.
             cutter.cancel_scope.cancel()
+
+    async def _work(self, worker: Worker, inbox: trio.MemoryReceiveChannel[Claim]) -> None:
+        await worker.run(inbox.clone())
+        inbox.close()
 
     async def _dispatch(self, send: trio.MemorySendChannel[Claim]) -> None:
         await self._dispatcher.run(send)

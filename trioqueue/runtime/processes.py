@@ -36,7 +36,7 @@ async def run_process(
     stdout and stderr are captured. With `check`, a non-zero exit raises CalledProcessError.
     Cancelled, the process group gets SIGTERM, and SIGKILL two seconds later (0.3 when `in_a_hurry`);
     then, on Linux, every descendant that moved to another group or session is killed as well.
-    Descendants that outlive a command which ended by itself are killed too.
+    What is left of the group of a command that ended by itself is killed too.
     """
     mark = uuid4().hex
     environment = {**(os.environ if env is None else env), MARK: mark}
@@ -72,7 +72,10 @@ async def run_process(
                 leader.append((await nursery.start(run)).pid)
     finally:
         for pid in leader:
-            _kill_all(pid, mark)
+            if completed:
+                _signal_group(pid, signal.SIGKILL)
+            else:
+                _kill_all(pid, mark)
     [process] = completed
     if check:
         process.check_returncode()

@@ -37,7 +37,6 @@ class Supervisor:
         """
         failures: deque[float] = deque()
         while True:
-            self._health.turn(name)
             try:
                 return await loop()
             except Exception as error:  # whatever broke the loop; it is reported and started again

@@ -1,0 +1,236 @@
+"""The contract in plain Python: for tests, and for reading. What is kept ends with the process.
+
+The law of this file: the simplest true account. Every method first lets others run, then does
+all its work without a pause, so that nothing can come between.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from random import Random
+
+import trio
+
+from trioqueue.clock import Clock
+from trioqueue.errors import JobNotFound, LeaseLost
+from trioqueue.jobs.job import FINAL, Attempt, Claim, Job, JobId, Json, NewJob, NodeId, Status
+from trioqueue.jobs.lifecycle import after_attempt, after_deadline
+from trioqueue.jobs.outcome import Lost, Outcome
+from trioqueue.store import changes
+from trioqueue.store.cursors import cursor_of, place_of
+from trioqueue.store.protocol import Bell, Count, Enqueued, Hint, JobFilter, Page, Renewal
+
+LIVE = (Status.PENDING, Status.PROCESSING)
+
+
+class MemoryStore:
+    """Keeps jobs in a dict."""
+
+    def __init__(self, clock: Clock, random: Random) -> None:
+        self._clock = clock
+        self._random = random
+        self._jobs: dict[JobId, Job] = {}
+        """In the order in which they were accepted."""
+        self._accepted: dict[JobId, int] = {}
+        """Each job's place in that order."""
+        self._attempts: dict[JobId, list[Attempt]] = {}
+        self._seen: dict[NodeId, datetime] = {}
+        self._bells: list[Bell] = []
+        self._next_place = 1
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore {len(self._jobs)} jobs>"
+
+    @property
+    def url(self) -> str:
+        return "memory:"
+
+    def listen(self, bell: Bell) -> None:
+        self._bells.append(bell)
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        await trio.lowlevel.checkpoint()
+        now = self._clock.now()
+        answers = [self._accept(new, now) for new in jobs]
+        if any(answer.created and answer.job.run_at <= now for answer in answers):
+            self._ring(Hint.WORK)
+        return answers
+
+    def _accept(self, new: NewJob, now: datetime) -> Enqueued:
+        there = self._jobs.get(new.id) or self._live_with(new.unique_key)
+        if there is not None:
+            return Enqueued(there, created=False)
+        job = changes.accepted(new, now)
+        self._jobs[job.id] = job
+        self._attempts[job.id] = []
+        self._accepted[job.id] = self._next_place
+        self._next_place += 1
+        return Enqueued(job, created=True)
+
+    def _live_with(self, unique_key: str | None) -> Job | None:
+        if unique_key is None:
+            return None
+        live = (job for job in self._jobs.values() if job.status in LIVE)
+        return next((job for job in live if job.unique_key == unique_key), None)
+
+    async def get(self, job_id: JobId) -> Job:
+        await trio.lowlevel.checkpoint()
+        return self._find(job_id)
+
+    async def attempts(self, job_id: JobId) -> list[Attempt]:
+        await trio.lowlevel.checkpoint()
+        return list(self._attempts[self._find(job_id).id])
+
+    async def list(self, filter: JobFilter, *, limit: int, cursor: str | None = None) -> Page:
+        await trio.lowlevel.checkpoint()
+        before = self._next_place if cursor is None else place_of(cursor)
+        matching = [
+            job
+            for job in reversed(self._jobs.values())
+            if self._accepted[job.id] < before
+            and filter.status in (None, job.status)
+            and filter.type in (None, job.type)
+            and filter.queue in (None, job.queue)
+            and (filter.tag is None or filter.tag in job.tags)
+        ]
+        page = matching[:limit]
+        return Page(page, cursor_of(self._accepted[page[-1].id]) if len(matching) > limit else None)
+
+    async def claim(
+        self, *, node: NodeId, types: frozenset[str] | None, limit: int, lease_seconds: float
+    ) -> Sequence[Claim]:
+        await trio.lowlevel.checkpoint()
+        now = self._clock.now()
+        lease_until = now + timedelta(seconds=lease_seconds)
+        due = [job for job in self._pending(types) if job.run_at <= now]
+        due.sort(key=lambda job: (job.priority, job.run_at, self._accepted[job.id]))
+        claims: list[Claim] = []
+        for job in due:
+            if len(claims) == limit:
+                break
+            if job.deadline_at is not None and job.deadline_at <= now:
+                self._keep(changes.settled(job, after_deadline(job), now))
+            else:
+                mine = self._keep(changes.claimed(job, node, now, lease_until))
+                claims.append(Claim(job=mine, node=node))
+        return claims
+
+    async def next_due_at(self, types: frozenset[str] | None) -> datetime | None:
+        await trio.lowlevel.checkpoint()
+        return min((job.run_at for job in self._pending(types)), default=None)
+
+    async def renew(self, claims: Sequence[Claim], *, lease_seconds: float) -> Sequence[Renewal]:
+        await trio.lowlevel.checkpoint()
+        lease_until = self._clock.now() + timedelta(seconds=lease_seconds)
+        answers: list[Renewal] = []
+        for claim in claims:
+            job = self._held(claim)
+            if job is None:
+                answers.append(Renewal(claim, renewed=False))
+            else:
+                self._keep(changes.renewed(job, lease_until))
+                answers.append(
+                    Renewal(claim, renewed=True, cancel_requested=job.cancel_requested_at is not None)
+                )
+        return answers
+
+    async def progress(self, claim: Claim, progress: Json) -> None:
+        await trio.lowlevel.checkpoint()
+        self._keep(changes.progressed(self._held_or_lost(claim), progress))
+
+    async def settle(self, claim: Claim, outcome: Outcome, *, worker: int | None = None) -> Job:
+        await trio.lowlevel.checkpoint()
+        now = self._clock.now()
+        job = self._end_attempt(self._held_or_lost(claim), outcome, worker, now)
+        self._ring_if_due([job], now)
+        return job
+
+    async def release(self, claims: Sequence[Claim]) -> int:
+        await trio.lowlevel.checkpoint()
+        now = self._clock.now()
+        held = [job for claim in claims if (job := self._held(claim)) is not None]
+        for job in held:
+            ledger = self._attempts[job.id]
+            self._keep(changes.released(job, ledger[-1].started_at if ledger else None, now))
+        if held:
+            self._ring(Hint.WORK)
+        return len(held)
+
+    async def cancel(self, job_id: JobId) -> Job:
+        await trio.lowlevel.checkpoint()
+        job = self._keep(changes.cancelled(self._find(job_id), self._clock.now()))
+        if job.status is Status.PROCESSING:
+            self._ring(Hint.CANCEL)
+        return job
+
+    async def rescue(self, *, limit: int) -> Sequence[Job]:
+        await trio.lowlevel.checkpoint()
+        now = self._clock.now()
+        expired = [
+            job for job in self._jobs.values() if job.lease_until is not None and job.lease_until <= now
+        ]
+        expired.sort(key=lambda job: (job.lease_until, self._accepted[job.id]))
+        rescued = [self._end_attempt(job, Lost(str(job.node)), None, now) for job in expired[:limit]]
+        self._ring_if_due(rescued, now)
+        return rescued
+
+    async def prune(self, retention: Mapping[Status, timedelta], *, limit: int) -> int:
+        await trio.lowlevel.checkpoint()
+        now = self._clock.now()
+        old = [
+            job.id
+            for status, kept_for in retention.items()
+            for job in sorted(self._with_status(status), key=lambda job: job.finished_at or now)
+            if status in FINAL and job.finished_at is not None and job.finished_at + kept_for < now
+        ]
+        for job_id in old[:limit]:
+            del self._jobs[job_id], self._accepted[job_id], self._attempts[job_id]
+        return len(old[:limit])
+
+    async def counts(self) -> Sequence[Count]:
+        await trio.lowlevel.checkpoint()
+        jobs = Counter((job.queue, job.type, job.status) for job in self._jobs.values())
+        return [Count(queue, type, status, number) for (queue, type, status), number in jobs.items()]
+
+    async def beat(self, node: NodeId) -> None:
+        await trio.lowlevel.checkpoint()
+        self._seen[node] = self._clock.now()
+
+    def _find(self, job_id: JobId) -> Job:
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise JobNotFound(job_id) from None
+
+    def _held(self, claim: Claim) -> Job | None:
+        job = self._jobs.get(claim.job.id)
+        return job if job is not None and changes.holds(claim, job) else None
+
+    def _held_or_lost(self, claim: Claim) -> Job:
+        job = self._held(claim)
+        if job is None:
+            raise LeaseLost(claim.job.id, claim.epoch)
+        return job
+
+    def _with_status(self, status: Status) -> Sequence[Job]:
+        return [job for job in self._jobs.values() if job.status is status]
+
+    def _pending(self, types: frozenset[str] | None) -> Sequence[Job]:
+        return [job for job in self._with_status(Status.PENDING) if types is None or job.type in types]
+
+    def _keep(self, job: Job) -> Job:
+        self._jobs[job.id] = job
+        return job
+
+    def _end_attempt(self, job: Job, outcome: Outcome, worker: int | None, now: datetime) -> Job:
+        self._attempts[job.id].append(changes.ended(job, outcome, worker, now))
+        transition = after_attempt(job, outcome, self._random.random())
+        return self._keep(changes.settled(job, transition, now))
+
+    def _ring_if_due(self, jobs: Iterable[Job], now: datetime) -> None:
+        if any(job.status is Status.PENDING and job.run_at <= now for job in jobs):
+            self._ring(Hint.WORK)
+
+    def _ring(self, hint: Hint) -> None:
+        for bell in self._bells:
+            bell(hint)

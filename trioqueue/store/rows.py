@@ -1,0 +1,183 @@
+"""Rows of the SQL stores: a job or an attempt as a tuple, and back.
+
+Instants are whole microseconds since 1970 in UTC: exact, ordered and eight bytes at most. The
+columns stand in the order in which they are stored: the payload and what handlers say come last,
+so that the small ones can be read without them.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from trioqueue.jobs.job import Attempt, AttemptOutcome, Job, JobId, Json, NodeId, Status
+
+Row = tuple[Any, ...]
+"""What a driver returns: values of any type that a column has."""
+
+JOB_COLUMNS = (
+    "id, type, queue, priority, status, run_at, attempt, max_attempts, epoch, version, crash_count, node,"
+    " lease_until, timeout_seconds, deadline_at, unique_key, parent_id, root_id, schedule, traceparent,"
+    " created_at, started_at, finished_at, cancel_requested_at, reason, tags, payload, progress, result"
+)
+ATTEMPT_COLUMNS = "number, epoch, node, worker, started_at, ended_at, outcome, error"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_STATUSES = {status.value: status for status in Status}
+_OUTCOMES = {outcome.value: outcome for outcome in AttemptOutcome}
+_tags = msgspec.json.Decoder(tuple[str, ...])
+
+
+def microseconds(instant: datetime) -> int:
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def instant(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(0, 0, microseconds)
+
+
+def _microseconds_or_null(value: datetime | None) -> int | None:
+    return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+
+def _instant_or_none(value: int | None) -> datetime | None:
+    return None if value is None else _EPOCH + timedelta(0, 0, value)
+
+
+def job_to_row(job: Job) -> Row:
+    """The values of `JOB_COLUMNS`."""
+    return (
+        job.id,
+        job.type,
+        job.queue,
+        job.priority,
+        job.status,
+        microseconds(job.run_at),
+        job.attempt,
+        job.max_attempts,
+        job.epoch,
+        job.version,
+        job.crash_count,
+        job.node,
+        _microseconds_or_null(job.lease_until),
+        job.timeout_seconds,
+        _microseconds_or_null(job.deadline_at),
+        job.unique_key,
+        job.parent_id,
+        job.root_id,
+        job.schedule,
+        job.traceparent,
+        microseconds(job.created_at),
+        _microseconds_or_null(job.started_at),
+        _microseconds_or_null(job.finished_at),
+        _microseconds_or_null(job.cancel_requested_at),
+        job.reason,
+        tags_to_text(job.tags),
+        job.payload,
+        job.progress,
+        job.result,
+    )
+
+
+def job_from_row(row: Row) -> Job:
+    """The job of a row with `JOB_COLUMNS`."""
+    (
+        id,
+        type,
+        queue,
+        priority,
+        status,
+        run_at,
+        attempt,
+        max_attempts,
+        epoch,
+        version,
+        crash_count,
+        node,
+        lease_until,
+        timeout_seconds,
+        deadline_at,
+        unique_key,
+        parent_id,
+        root_id,
+        schedule,
+        traceparent,
+        created_at,
+        started_at,
+        finished_at,
+        cancel_requested_at,
+        reason,
+        tags,
+        payload,
+        progress,
+        result,
+    ) = row
+    return Job(
+        id=JobId(id),
+        type=type,
+        payload=Json(payload),
+        queue=queue,
+        priority=priority,
+        status=_STATUSES[status],
+        run_at=instant(run_at),
+        attempt=attempt,
+        max_attempts=max_attempts,
+        timeout_seconds=timeout_seconds,
+        deadline_at=_instant_or_none(deadline_at),
+        unique_key=unique_key,
+        tags=tags_from_text(tags),
+        progress=progress,
+        result=result,
+        reason=reason,
+        epoch=epoch,
+        node=node,
+        lease_until=_instant_or_none(lease_until),
+        crash_count=crash_count,
+        cancel_requested_at=_instant_or_none(cancel_requested_at),
+        parent_id=parent_id,
+        root_id=JobId(root_id),
+        schedule=schedule,
+        traceparent=traceparent,
+        created_at=instant(created_at),
+        started_at=_instant_or_none(started_at),
+        finished_at=_instant_or_none(finished_at),
+        version=version,
+    )
+
+
+def attempt_to_row(attempt: Attempt) -> Row:
+    """The values of `ATTEMPT_COLUMNS`."""
+    return (
+        attempt.number,
+        attempt.epoch,
+        attempt.node,
+        attempt.worker,
+        microseconds(attempt.started_at),
+        microseconds(attempt.ended_at),
+        attempt.outcome,
+        attempt.error,
+    )
+
+
+def attempt_from_row(row: Row) -> Attempt:
+    """The attempt of a row with `ATTEMPT_COLUMNS`."""
+    number, epoch, node, worker, started_at, ended_at, outcome, error = row
+    return Attempt(
+        number=number,
+        epoch=epoch,
+        node=NodeId(node),
+        worker=worker,
+        started_at=instant(started_at),
+        ended_at=instant(ended_at),
+        outcome=_OUTCOMES[outcome],
+        error=error,
+    )
+
+
+def tags_to_text(tags: tuple[str, ...]) -> str | None:
+    return msgspec.json.encode(tags).decode() if tags else None
+
+
+def tags_from_text(text: str | None) -> tuple[str, ...]:
+    return _tags.decode(text) if text is not None else ()

@@ -1,0 +1,214 @@
+"""The writes, each inside a transaction that it may share with others.
+
+The law of this file: check first, write after. An operation that raises before it has written
+costs its neighbours in the batch nothing.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from heapq import merge
+from operator import itemgetter
+from random import Random
+
+from trioqueue.errors import JobNotFound, LeaseLost
+from trioqueue.jobs.job import FINAL, Claim, Job, JobId, Json, NewJob, NodeId, Status
+from trioqueue.jobs.lifecycle import after_attempt, after_deadline
+from trioqueue.jobs.outcome import Lost, Outcome
+from trioqueue.store import changes
+from trioqueue.store.protocol import Enqueued, Renewal
+from trioqueue.store.rows import (
+    Row,
+    attempt_to_row,
+    instant,
+    job_from_row,
+    job_to_row,
+    microseconds,
+    tags_from_text,
+)
+from trioqueue.store.sqlite.transaction import Transaction, is_due
+
+Lane = tuple[str, str]
+"""A queue and a type."""
+
+PROMOTED_AT_ONCE = 1000
+"""Delayed jobs of one lane that one claim makes due."""
+
+DEADLINES_AT_ONCE = 1000
+"""Jobs past their deadline that one claim ends."""
+
+
+def enqueue(transaction: Transaction, jobs: Sequence[NewJob]) -> list[Enqueued]:
+    return [_accept(transaction, new) for new in jobs]
+
+
+def _accept(transaction: Transaction, new: NewJob) -> Enqueued:
+    job = changes.accepted(new, transaction.now)
+    if not transaction.changed("insert_job", (*job_to_row(job), is_due(job, transaction.now))):
+        return Enqueued(_already_there(transaction, new), created=False)
+    if job.tags:
+        seq = transaction.connection.last_insert_rowid()
+        for tag in job.tags:
+            transaction.run("insert_tag", {"tag": tag, "seq": seq})
+    transaction.count(Status.PENDING, job, +1)
+    return Enqueued(job, created=True)
+
+
+def _already_there(transaction: Transaction, new: NewJob) -> Job:
+    for row in transaction.run("job", {"id": new.id}):
+        return job_from_row(row[1:])
+    (row,) = transaction.run("job_with_unique_key", {"unique_key": new.unique_key})
+    return job_from_row(row[1:])
+
+
+def claim(
+    transaction: Transaction, node: NodeId, types: frozenset[str] | None, limit: int, lease_seconds: float
+) -> list[Claim]:
+    now = transaction.now
+    lanes = _pending_lanes(transaction, types)
+    for queue, type in lanes:
+        transaction.run(
+            "promote",
+            {"queue": queue, "type": type, "now": microseconds(now), "limit": PROMOTED_AT_ONCE},
+        )
+    due, too_late = _take(transaction, lanes, limit)
+    for seq, job in too_late:
+        transaction.keep(seq, job, changes.settled(job, after_deadline(job), now))
+    lease_until = now + timedelta(seconds=lease_seconds)
+    values = {"node": node, "now": microseconds(now), "lease_until": microseconds(lease_until)}
+    for seq, job in due:
+        transaction.run("claim", values | {"seq": seq})
+        transaction.count(Status.PENDING, job, -1)
+        transaction.count(Status.PROCESSING, job, +1)
+    return [Claim(job=changes.claimed(job, node, now, lease_until), node=node) for _, job in due]
+
+
+def _pending_lanes(transaction: Transaction, types: frozenset[str] | None) -> list[Lane]:
+    """The lanes that have pending jobs of `types`, those of this transaction included."""
+    lanes = {(queue, type) for queue, type in transaction.run("pending_lanes")}
+    lanes |= {(queue, type) for status, queue, type in transaction.changes if status == Status.PENDING}
+    return sorted(lane for lane in lanes if types is None or lane[1] in types)
+
+
+def _take(
+    transaction: Transaction, lanes: Sequence[Lane], limit: int
+) -> tuple[list[tuple[int, Job]], list[tuple[int, Job]]]:
+    """The first due jobs of all lanes, in the order of claims; apart from them, those past their deadline."""
+    due: list[tuple[int, Job]] = []
+    too_late: list[tuple[int, Job]] = []
+    for row in _in_order(transaction, lanes):
+        if len(due) == limit or len(too_late) == DEADLINES_AT_ONCE:
+            break
+        job = job_from_row(row[1:])
+        late = job.deadline_at is not None and job.deadline_at <= transaction.now
+        (too_late if late else due).append((row[0], job))
+    return due, too_late
+
+
+def _in_order(transaction: Transaction, lanes: Sequence[Lane]) -> Iterator[Row]:
+    """The lanes merged by priority, run_at and seq, read only as far as somebody asks."""
+    rows = [transaction.run("claimable", {"queue": queue, "type": type}) for queue, type in lanes]
+    return merge(*rows, key=_claim_order)
+
+
+_claim_order = itemgetter(4, 6, 0)
+
+
+def renew(transaction: Transaction, claims: Sequence[Claim], lease_seconds: float) -> list[Renewal]:
+    lease_until = microseconds(transaction.now + timedelta(seconds=lease_seconds))
+    return [_renew(transaction, claim, lease_until) for claim in claims]
+
+
+def _renew(transaction: Transaction, claim: Claim, lease_until: int) -> Renewal:
+    fence = {"id": claim.job.id, "epoch": claim.epoch}
+    for (cancel_requested_at,) in transaction.run("renew", {**fence, "lease_until": lease_until}):
+        return Renewal(claim, renewed=True, cancel_requested=cancel_requested_at is not None)
+    return Renewal(claim, renewed=False)
+
+
+def progress(transaction: Transaction, claim: Claim, progress: Json) -> None:
+    fence = {"id": claim.job.id, "epoch": claim.epoch}
+    if not transaction.changed("progress", {**fence, "progress": progress}):
+        raise LeaseLost(claim.job.id, claim.epoch)
+
+
+def settle(
+    transaction: Transaction, claim: Claim, outcome: Outcome, jitter: float, worker: int | None
+) -> Job:
+    for seq, job in _held(transaction, claim):
+        return _end_attempt(transaction, seq, job, outcome, jitter, worker)
+    raise LeaseLost(claim.job.id, claim.epoch)
+
+
+def release(transaction: Transaction, claims: Sequence[Claim]) -> int:
+    held = [found for claim in claims for found in _held(transaction, claim)]
+    for seq, job in held:
+        earlier = [instant(at) for (at,) in transaction.run("last_attempt_started_at", {"seq": seq})]
+        transaction.keep(seq, job, changes.released(job, earlier[0] if earlier else None, transaction.now))
+    return len(held)
+
+
+def cancel(transaction: Transaction, job_id: JobId) -> Job:
+    for row in list(transaction.run("job", {"id": job_id})):
+        job = job_from_row(row[1:])
+        after = changes.cancelled(job, transaction.now)
+        return job if after is job else transaction.keep(row[0], job, after)
+    raise JobNotFound(job_id)
+
+
+def rescue(transaction: Transaction, dead: Sequence[NodeId], limit: int, random: Random) -> list[Job]:
+    """Settle as `Lost` what has expired, then what dead nodes hold."""
+    now = microseconds(transaction.now)
+    rows = list(transaction.run("expired", {"now": now, "limit": limit}))
+    for node in dead:
+        rows += transaction.run("held_by_node", {"now": now, "node": node, "limit": limit - len(rows)})
+        if len(rows) < limit:
+            transaction.run("forget_node", {"node": node})
+    return [_rescue(transaction, row[0], job_from_row(row[1:]), random) for row in rows]
+
+
+def _rescue(transaction: Transaction, seq: int, job: Job, random: Random) -> Job:
+    return _end_attempt(transaction, seq, job, Lost(str(job.node)), random.random(), None)
+
+
+def prune(transaction: Transaction, retention: Mapping[Status, timedelta], limit: int) -> int:
+    pruned = 0
+    for status, kept_for in retention.items():
+        if status in FINAL:
+            before = microseconds(transaction.now - kept_for)
+            values = {"status": status, "before": before, "limit": limit - pruned}
+            for row in list(transaction.run("prunable", values)):
+                _delete(transaction, status, row)
+                pruned += 1
+    return pruned
+
+
+def _delete(transaction: Transaction, status: Status, row: Row) -> None:
+    seq, queue, type, tags = row
+    for tag in tags_from_text(tags):
+        transaction.run("delete_tag", {"tag": tag, "seq": seq})
+    transaction.run("delete_attempts", {"seq": seq})
+    transaction.run("delete_job", {"seq": seq})
+    transaction.changes[status, queue, type] -= 1
+
+
+def beat(transaction: Transaction, node: NodeId) -> None:
+    transaction.run("beat", {"node": node, "now": microseconds(transaction.now)})
+
+
+def forget_node(transaction: Transaction, node: NodeId) -> None:
+    transaction.run("forget_node", {"node": node})
+
+
+def _held(transaction: Transaction, claim: Claim) -> list[tuple[int, Job]]:
+    """The job that the claim holds; empty when the lease was lost."""
+    rows = transaction.run("held", {"id": claim.job.id, "epoch": claim.epoch})
+    return [(row[0], job_from_row(row[1:])) for row in rows]
+
+
+def _end_attempt(
+    transaction: Transaction, seq: int, job: Job, outcome: Outcome, jitter: float, worker: int | None
+) -> Job:
+    attempt = changes.ended(job, outcome, worker, transaction.now)
+    transaction.run("insert_attempt", (seq, *attempt_to_row(attempt)))
+    transition = after_attempt(job, outcome, jitter)
+    return transaction.keep(seq, job, changes.settled(job, transition, transaction.now))

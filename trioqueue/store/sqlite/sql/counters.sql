@@ -1,0 +1,1 @@
+SELECT queue, type, status, jobs FROM counters;

@@ -1,0 +1,1 @@
+DELETE FROM job_tags WHERE tag = :tag AND seq = :seq;

@@ -1,0 +1,2 @@
+INSERT INTO attempts (seq, {attempt_columns})
+VALUES (?, {attempt_values});

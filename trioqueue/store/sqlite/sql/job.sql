@@ -1,0 +1,1 @@
+SELECT seq, {job_columns} FROM jobs WHERE id = :id;

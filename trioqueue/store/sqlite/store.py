@@ -1,0 +1,196 @@
+"""The contract on one SQLite file. Writes go through the writer; reads are short and run on the loop."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, suppress
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import trio
+
+from trioqueue.clock import Clock, RunSync
+from trioqueue.errors import JobNotFound, StoreUnavailable
+from trioqueue.jobs.job import Attempt, Claim, Job, JobId, Json, NewJob, NodeId, Status
+from trioqueue.jobs.outcome import Outcome
+from trioqueue.store.cursors import LAST_PLACE, cursor_of, place_of
+from trioqueue.store.protocol import Bell, Count, Enqueued, Hint, JobFilter, Page, Renewal
+from trioqueue.store.rows import attempt_from_row, instant, job_from_row
+from trioqueue.store.sqlite import operations
+from trioqueue.store.sqlite.connection import prepare
+from trioqueue.store.sqlite.neighbours import Neighbours, open_neighbours
+from trioqueue.store.sqlite.queries import read_queries
+from trioqueue.store.sqlite.reader import Reader
+from trioqueue.store.sqlite.transaction import is_due
+from trioqueue.store.sqlite.writer import Writer
+
+
+class SqliteStore:
+    """Keeps jobs in one file, which the processes of one machine may share."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        clock: Clock,
+        random: Random,
+        writer: Writer,
+        reader: Reader,
+        neighbours: Neighbours,
+    ) -> None:
+        self._url = url
+        self._clock = clock
+        self._random = random
+        self._writer = writer
+        self._reader = reader
+        self._neighbours = neighbours
+
+    def __repr__(self) -> str:
+        return f"<SqliteStore {self._url}>"
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def listen(self, bell: Bell) -> None:
+        self._neighbours.listen(bell)
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        answers = await self._writer.submit(partial(operations.enqueue, jobs=jobs))
+        self._ring_if_due([answer.job for answer in answers if answer.created])
+        return answers
+
+    async def get(self, job_id: JobId) -> Job:
+        await trio.lowlevel.checkpoint()
+        for row in self._reader.read("job", {"id": job_id}):
+            return job_from_row(row[1:])
+        raise JobNotFound(job_id)
+
+    async def attempts(self, job_id: JobId) -> list[Attempt]:
+        await self.get(job_id)
+        return [attempt_from_row(row) for row in self._reader.read("attempts", {"id": job_id})]
+
+    async def list(self, filter: JobFilter, *, limit: int, cursor: str | None = None) -> Page:
+        await trio.lowlevel.checkpoint()
+        columns = {"status": filter.status, "type": filter.type, "queue": filter.queue}
+        rows = self._reader.read(
+            "jobs" if filter.tag is None else "jobs_with_tag",
+            {
+                **columns,
+                "tag": filter.tag,
+                "before": LAST_PLACE if cursor is None else place_of(cursor),
+                "limit": limit + 1,  # one more tells whether there is another page
+            },
+            filters="".join(f"AND {name} = :{name} " for name, value in columns.items() if value is not None),
+        )
+        jobs = [job_from_row(row[1:]) for row in rows[:limit]]
+        return Page(jobs, cursor_of(rows[limit - 1][0]) if len(rows) > limit else None)
+
+    async def claim(
+        self, *, node: NodeId, types: frozenset[str] | None, limit: int, lease_seconds: float
+    ) -> Sequence[Claim]:
+        return await self._writer.submit(
+            partial(operations.claim, node=node, types=types, limit=limit, lease_seconds=lease_seconds)
+        )
+
+    async def next_due_at(self, types: frozenset[str] | None) -> datetime | None:
+        await trio.lowlevel.checkpoint()
+        lanes = self._reader.read("next_due")
+        firsts = [first for type, *lane in lanes if types is None or type in types for first in lane]
+        return min((instant(first) for first in firsts if first is not None), default=None)
+
+    async def renew(self, claims: Sequence[Claim], *, lease_seconds: float) -> Sequence[Renewal]:
+        return await self._writer.submit(
+            partial(operations.renew, claims=claims, lease_seconds=lease_seconds)
+        )
+
+    async def progress(self, claim: Claim, progress: Json) -> None:
+        await self._writer.submit(partial(operations.progress, claim=claim, progress=progress))
+
+    async def settle(self, claim: Claim, outcome: Outcome, *, worker: int | None = None) -> Job:
+        jitter = self._random.random()
+        job = await self._writer.submit(
+            partial(operations.settle, claim=claim, outcome=outcome, jitter=jitter, worker=worker)
+        )
+        self._ring_if_due([job])
+        return job
+
+    async def release(self, claims: Sequence[Claim]) -> int:
+        released = await self._writer.submit(partial(operations.release, claims=claims))
+        if released:
+            self._neighbours.ring(Hint.WORK)
+        return released
+
+    async def cancel(self, job_id: JobId) -> Job:
+        job = await self._writer.submit(partial(operations.cancel, job_id=job_id))
+        if job.status is Status.PROCESSING:
+            self._neighbours.ring(Hint.CANCEL)
+        return job
+
+    async def rescue(self, *, limit: int) -> Sequence[Job]:
+        dead = self._neighbours.dead()
+        jobs = await self._writer.submit(
+            partial(operations.rescue, dead=dead, limit=limit, random=self._random)
+        )
+        if len(jobs) < limit:  # the dead hold nothing any more
+            for node in dead:
+                self._neighbours.forget(node)
+        self._ring_if_due(jobs)
+        return jobs
+
+    async def prune(self, retention: Mapping[Status, timedelta], *, limit: int) -> int:
+        return await self._writer.submit(partial(operations.prune, retention=retention, limit=limit))
+
+    async def counts(self) -> Sequence[Count]:
+        await trio.lowlevel.checkpoint()
+        rows = self._reader.read("counters")
+        return [Count(queue, type, Status(status), jobs) for queue, type, status, jobs in rows]
+
+    async def beat(self, node: NodeId) -> None:
+        await self._writer.submit(partial(operations.beat, node=node))
+
+    def _ring_if_due(self, jobs: Sequence[Job]) -> None:
+        now = self._clock.now()
+        if any(is_due(job, now) for job in jobs):
+            self._neighbours.ring(Hint.WORK)
+
+
+@asynccontextmanager
+async def open_sqlite(
+    path: Path, *, url: str, clock: Clock, random: Random, node: NodeId, run_sync: RunSync[Any]
+) -> AsyncIterator[SqliteStore]:
+    """The store in the file at `path`, which is created when it is not there."""
+    await run_sync(partial(prepare, path))
+    queries = read_queries()
+    writer = Writer(path, queries, clock, run_sync)
+    failure: Exception | None = None
+    with (
+        closing(Reader(path, queries)) as reader,
+        open_neighbours(path.with_name(path.name + "-nodes"), node) as neighbours,
+    ):
+        async with trio.open_nursery() as listening:
+            listening.start_soon(neighbours.run)
+            async with trio.open_nursery() as writing:
+                writing.start_soon(writer.run)
+                try:
+                    yield SqliteStore(
+                        url=url,
+                        clock=clock,
+                        random=random,
+                        writer=writer,
+                        reader=reader,
+                        neighbours=neighbours,
+                    )
+                except Exception as error:
+                    failure = error  # raised below: our nurseries would wrap it in groups
+                finally:
+                    with trio.CancelScope(shield=True), suppress(StoreUnavailable):
+                        await writer.submit(partial(operations.forget_node, node=node))
+                    writer.close()
+            # Whatever was handed to the writer has been committed or refused.
+            listening.cancel_scope.cancel()
+        # Nobody rings any more.
+    # The directory does not list this node any more, and both connections are closed.
+    if failure is not None:
+        raise failure

@@ -1,0 +1,109 @@
+"""`trioqueue serve`: the node and its HTTP server in one root nursery, with exit codes that tell.
+
+node.run                    (ends last)
+└─ hypercorn.trio.serve     (ends first)
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, cast
+
+import hypercorn.trio
+import trio
+from hypercorn.config import Config
+
+from trioqueue.errors import ConfigError, StoreUnavailable
+from trioqueue.web.lifespan import sole_cause
+from trioqueue.web.process import Ending, ExitCode, Watchdog, hold_signals
+from trioqueue.web.site import Site
+
+log = logging.getLogger(__name__)
+
+
+class CannotListen(Exception):
+    """An address cannot be bound: another process has it, or it is not one of this machine's."""
+
+    def __init__(self, bind: Sequence[str], reason: OSError) -> None:
+        super().__init__(f"cannot listen on {', '.join(bind)}: {reason.strerror or reason}")
+
+
+def serve(site: Site, *, bind: Sequence[str], access_log: bool = False) -> ExitCode:
+    """Serve the site until SIGTERM or SIGINT; blocks. Returns what the process is to exit with.
+
+    The first signal closes intake, ends the server within a second and drains the node; the second
+    cuts. `bind` takes what hypercorn takes: `host:port`, `[v6]:port`, `unix:path`, `fd://number`.
+    """
+    try:
+        leases_left = trio.run(_serve, site, bind, access_log)
+    except KeyboardInterrupt:
+        return ExitCode.DRAINED  # the node had not started yet
+    except Exception as error:
+        return _explain(sole_cause(error))
+    if leases_left > 0:
+        _say(f"gave up with {leases_left} claims still held; other nodes take over when the leases run out")
+        return ExitCode.GAVE_UP
+    return ExitCode.DRAINED
+
+
+async def _serve(site: Site, bind: Sequence[str], access_log: bool) -> int:
+    node = site.make_node()
+    config = _config(bind, access_log=access_log)
+    with ExitStack() as held:
+        async with trio.open_nursery() as root:
+            await root.start(node.run)
+            stopping = trio.Event()
+            watchdog = Watchdog(node)
+            held.callback(watchdog.dismiss)
+            held.callback(hold_signals(Ending(node, watchdog, stopping.set).ask))
+            with site.hosting(node):
+                await _serve_http(site, config, bind, stopping)
+            # No request runs any more, so nothing is enqueued after this.
+            node.stop()
+        # The node has ended, and with it every attempt; its store is closed.
+    return node.leases_left
+
+
+async def _serve_http(site: Site, config: Config, bind: Sequence[str], stopping: trio.Event) -> None:
+    app = cast(Any, site)  # hypercorn's types of ASGI are narrower than ASGI
+    async with trio.open_nursery() as nursery:
+        try:
+            addresses: list[str] = await nursery.start(
+                partial(hypercorn.trio.serve, app, config, shutdown_trigger=stopping.wait, mode="asgi")
+            )
+        except OSError as error:
+            raise CannotListen(bind, error) from error
+        _say(f"listening on {', '.join(addresses)}")
+
+
+def _config(bind: Sequence[str], *, access_log: bool) -> Config:
+    """Binds at once, so that an address in use is told before a store is opened; listens later."""
+    config = Config()
+    config.bind = list(bind)
+    try:
+        sockets = config.create_sockets().insecure_sockets
+    except OSError as error:
+        raise CannotListen(bind, error) from error
+    config.bind = [f"fd://{socket.detach()}" for socket in sockets]
+    config.accesslog = "-" if access_log else None
+    config.errorlog = log
+    return config
+
+
+def _explain(error: BaseException) -> ExitCode:
+    match error:
+        case ConfigError():
+            _say(str(error))
+            return ExitCode.BAD_CONFIG
+        case CannotListen() | StoreUnavailable():
+            _say(str(error))
+        case _:
+            log.critical("the node crashed", exc_info=error)
+    return ExitCode.CRASHED
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(f"trioqueue: {words}\n")
+    sys.stderr.flush()
