@@ -5,11 +5,18 @@ hypercorn trioqueue.app:app
 
 from typing import Any
 
+from werkzeug.exceptions import HTTPException
+
 from trioqueue.config import load_handlers, load_settings
+from trioqueue.errors import TrioqueueError
 from trioqueue.jobs.handlers import Handlers
 from trioqueue.node import Node
 from trioqueue.web.api import api
+from trioqueue.web.problems import from_anything, from_http, from_trioqueue
 from trioqueue.web.site import Site
+
+ENVELOPE_BYTES = 65_536
+"""What a request may have around the payload: the other fields of a job."""
 
 
 def create_app(handlers: Handlers | None = None, **settings: Any) -> Site:
@@ -17,7 +24,7 @@ def create_app(handlers: Handlers | None = None, **settings: Any) -> Site:
 
     Without `handlers`, the setting TRIOQUEUE_HANDLERS names them; without that, demo mode.
     `settings` are fields of `trioqueue.config.Settings` and win over the environment. Nothing is
-    read or opened before the server starts the app; wrong settings are reported then.
+    read or opened before a server starts the app; wrong settings are reported then.
     """
 
     def make_node() -> Node:
@@ -25,10 +32,14 @@ def create_app(handlers: Handlers | None = None, **settings: Any) -> Site:
         found = handlers
         if found is None and loaded.handlers is not None:
             found = load_handlers(loaded.handlers)
+        site.max_body_bytes = loaded.max_payload_bytes + ENVELOPE_BYTES
         return Node(loaded, found)
 
-    site = Site(make_node=make_node)
+    site = Site(make_node)
     site.register_blueprint(api)
+    site.register_error_handler(TrioqueueError, from_trioqueue)
+    site.register_error_handler(HTTPException, from_http)
+    site.register_error_handler(Exception, from_anything)
     return site
 
 

@@ -16,10 +16,16 @@ from trioqueue.errors import ConfigError, StoreUnavailable
 from trioqueue.health import Health
 from trioqueue.service import Service
 from trioqueue.web.limits import Limits
-from trioqueue.web.server import serve
 from trioqueue.web.site import Site
 
-LIMITS = Limits(head_seconds=1.5, body_seconds=1.5, write_seconds=1.0, connections=40, drain_seconds=0.5)
+LIMITS = Limits(
+    connections=40,
+    idle_seconds=1.0,
+    head_seconds=1.5,
+    body_seconds=1.5,
+    write_seconds=1.0,
+    drain_seconds=0.5,
+)
 
 
 class FakeNode:
@@ -191,6 +197,3 @@ async def children() -> str:
         nursery.cancel_scope.cancel()
     return "children"
 
-
-if __name__ == "__main__":
-    raise SystemExit(serve(app, bind=[os.environ["FAKE_BIND"]], access_log=True))

@@ -33,6 +33,7 @@ def install_guard(limits: Limits, *, grace_seconds: float = 0.0) -> None:
         raise RuntimeError(f"hypercorn {found} is not supported: the guard knows {KNOWN_HYPERCORN}x only")
     Config.alpn_protocols = ["http/1.1"]
     Config.include_server_header = False
+    Config.keep_alive_timeout = limits.idle_seconds
     Config.keep_alive_max_requests = 1_000_000
     Config.graceful_timeout = SERVER_SECONDS
     Config.ssl_handshake_timeout = limits.head_seconds

@@ -13,6 +13,9 @@ class Limits:
     connections: int = 512
     """Open connections of one process; the next one gets a bare 503."""
 
+    idle_seconds: float = 5.0
+    """Between two requests of one connection; `--keep-alive` of the hypercorn command wins."""
+
     head_seconds: float = 10.0
     """From the first byte of a request head to its last, however slowly the bytes drip in."""
 

@@ -35,6 +35,8 @@ Answer = outcome.Outcome[Any]
 BATCH = 500
 """At most so many operations in one transaction, so that other processes get their turn."""
 
+RETURNS = 4
+
 
 @dataclass(slots=True, eq=False)
 class Submitted:
@@ -104,6 +106,13 @@ class Writer:
         answers = await self._run_sync(partial(self._commit, operations, self._clock.now()))
         for submitted, answer in zip(batch, answers, strict=True):
             trio.lowlevel.reschedule(submitted.task, answer)
+        await self._let_them_return(len(self._queue) + len(batch))
+
+    async def _let_them_return(self, expected: int) -> None:
+        for _ in range(RETURNS):
+            if len(self._queue) >= expected or self._closing:
+                break
+            await trio.lowlevel.checkpoint()
 
     def _commit(self, operations: Sequence[Operation[Any]], now: datetime) -> list[Answer]:
         """One answer for each operation. Blocks; raises nothing."""

@@ -1,0 +1,70 @@
+"""`trioqueue serve`: the service under a process supervisor, with exit codes that tell."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from trioqueue.config import load_settings
+from trioqueue.errors import ConfigError
+from trioqueue.web.process import ExitCode
+from trioqueue.web.server import serve as serve_site
+from trioqueue.web.site import Site
+
+cli = App(name="trioqueue", help="A job-queue service on Trio.")
+
+
+@cli.command
+def serve(
+    app: str = "trioqueue.app:app",
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    access_log: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Run the service until SIGTERM or SIGINT.
+
+    Exit codes: 0 drained, 3 gave up with leases left, 70 crashed, 78 bad configuration.
+
+    Parameters
+    ----------
+    app
+        The app to serve, as module:name; your own, made with create_app(handlers).
+    host
+        The address to listen on. [default: TRIOQUEUE_HOST, else 127.0.0.1]
+    port
+        The port to listen on. [default: PORT, else 8080]
+    access_log
+        Write a line for every request to standard output.
+    """
+    try:
+        asked = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+        settings = load_settings(**asked)
+        site = _find_site(app)
+    except ConfigError as error:
+        sys.stderr.write(f"trioqueue: {error}\n")
+        return ExitCode.BAD_CONFIG
+    address = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return serve_site(site, bind=[f"{address}:{settings.port}"], access_log=access_log)
+
+
+def main() -> None:
+    """The entry point: ends the process with the command's exit code."""
+    sys.exit(cli())
+
+
+def _find_site(reference: str) -> Site:
+    module_name, _, name = reference.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module_name), name or "app")
+    except (ImportError, AttributeError) as error:
+        raise ConfigError([f"the app {reference!r} cannot be found: {error}"]) from error
+    if not isinstance(found, Site):
+        raise ConfigError(
+            [f"the app {reference!r} is a {type(found).__name__}; make it with trioqueue.app.create_app"]
+        )
+    return found
