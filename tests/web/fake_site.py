@@ -33,6 +33,7 @@ class FakeNode:
 
     idle      there is none
     short     ends by itself 0.5 seconds after `stop`
+    uneven    as short, but in the second process that stops it takes 1.5 seconds
     long      never ends by itself, but can be cancelled
     stubborn  swallows every cancellation
     blocking  blocks the event loop for ever, soon after the start
@@ -70,8 +71,8 @@ class FakeNode:
                         if self._cutting.is_set():
                             scope.cancel()
                         workers.start_soon(self._cut, scope)
-                        if self.job in ("idle", "short"):
-                            await trio.sleep(0.5 * (self.job == "short"))
+                        if self.job in ("idle", "short", "uneven"):
+                            await trio.sleep(self._job_seconds())
                             workers.cancel_scope.cancel()
                 nursery.cancel_scope.cancel()
             note("drained")
@@ -88,6 +89,15 @@ class FakeNode:
     def cut(self) -> None:
         self._cutting.set()
         self.stop()
+
+    def _job_seconds(self) -> float:
+        match self.job:
+            case "short":
+                return 0.5
+            case "uneven":
+                return 0.5 + read_trace().count("stopping") - 1
+            case _:
+                return 0.0
 
     async def _be_cancelled(self) -> None:
         try:
@@ -125,6 +135,11 @@ def note(word: str) -> None:
     if path := os.environ.get("FAKE_TRACE"):
         with Path(path).open("a") as trace:
             trace.write(f"{os.getpid()} {word}\n")
+
+
+def read_trace() -> list[str]:
+    """The words that were noted so far, by all processes."""
+    return [line.split()[1] for line in Path(os.environ["FAKE_TRACE"]).read_text().splitlines()]
 
 
 app = Site(make_node=FakeNode, max_body_bytes=100_000, limits=LIMITS)

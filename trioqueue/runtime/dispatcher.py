@@ -16,6 +16,9 @@ from trioqueue.store.protocol import Store
 PATIENCE_SECONDS = 1.0
 """A claim that waited in the channel for so long, behind longer jobs than expected, is given back."""
 
+SHORTEST_WAIT_SECONDS = 0.02
+"""Between two claims that found nothing."""
+
 SMOOTHING = 0.3
 """The weight of the newest measurement in a moving average."""
 
@@ -121,5 +124,7 @@ class Dispatcher:
         wait = self._poll_seconds * (0.8 + 0.4 * self._random.random())
         due_at = await self._store.next_due_at(self._types)
         if due_at is not None:
-            wait = min(wait, max((due_at - self._clock.now()).total_seconds(), 0.0))
+            # Due already, and yet not claimed: another node is at it, or it came just now and rings.
+            until_due = max((due_at - self._clock.now()).total_seconds(), SHORTEST_WAIT_SECONDS)
+            wait = min(wait, until_due)
         await self.work.wait_at_most(wait)

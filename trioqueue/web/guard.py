@@ -6,6 +6,7 @@ another connection; and it writes no line of the access log but its own.
 
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 import h11
 import hypercorn.asyncio.run
@@ -88,9 +89,9 @@ def find_refusal(request: h11.Request) -> int | None:
 class EscapedAtoms(AccessLogAtoms):
     """What the access log says of a request, with nothing in it that could pass for another line."""
 
-    def __getitem__(self, key: str) -> str:
-        value: object = super().__getitem__(key)
-        return escape(value) if isinstance(value, str) else value  # type: ignore[return-value]
+    def __init__(self, *request: Any) -> None:
+        super().__init__(*request)
+        self.update({key: escape(value) for key, value in self.items() if isinstance(value, str)})
 
 
 def escape(text: str) -> str:

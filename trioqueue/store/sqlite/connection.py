@@ -80,6 +80,7 @@ def connect_writer(path: Path) -> apsw.Connection:
     connection.pragma("journal_mode", "wal")
     connection.pragma("synchronous", "full")
     connection.pragma("journal_size_limit", WAL_LIMIT_BYTES)
+    connection.pragma("wal_autocheckpoint",4000)
     connection.pragma("cache_size", -CACHE_KIBIBYTES)
     return connection
 

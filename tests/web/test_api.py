@@ -1,0 +1,313 @@
+"""The routes as a client sees them: every answer is JSON, every mistake is told with its place."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.story.conftest import Client, StartClient, start, store_url
+from trioqueue import Context, Handlers
+from trioqueue.clock import EPOCH_OF_TESTS
+from trioqueue.errors import StoreUnavailable
+
+__all__ = ["start", "store_url"]  # fixtures
+
+
+def example_handlers() -> Handlers:
+    handlers = Handlers()
+
+    @handlers.handler("resize", timeout_seconds=30, max_attempts=3)
+    async def resize(ctx: Context, path: str, width: int = 200) -> int:
+        await trio.sleep(1)
+        return width
+
+    @handlers.handler("endless")
+    async def endless(ctx: Context) -> None:
+        await trio.sleep_forever()
+
+    return handlers
+
+
+async def test_every_optional_field_is_kept(start: StartClient, autojump_clock: MockClock) -> None:
+    client = await start(example_handlers())
+    _, parent = await client.post("/jobs", {"type": "resize", "payload": {"path": "p"}})
+    asked = {
+        "type": "resize",
+        "payload": {"path": "a.png", "width": 3},
+        "queue": "images",
+        "priority": -5,
+        "run_at": "2031-01-01T00:00:00Z",
+        "max_attempts": 9,
+        "timeout_seconds": 1.5,
+        "deadline_at": "2032-01-01T00:00:00Z",
+        "unique_key": "a.png",
+        "tags": ["vip", "batch-7"],
+        "parent_id": parent["id"],
+        "traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01",
+    }
+    status, job = await client.post("/jobs", asked)
+
+    assert status == 201
+    assert {name: job[name] for name in asked} == asked
+    assert job["root_id"] == parent["id"]
+    assert (await client.get(f"/jobs/{job['id']}"))[1] == {**job, "attempts": []}
+
+
+async def test_a_handlers_defaults_apply(start: StartClient, autojump_clock: MockClock) -> None:
+    client = await start(example_handlers())
+    _, job = await client.post("/jobs", {"type": "resize", "payload": {"path": "a"}})
+    assert (job["timeout_seconds"], job["max_attempts"], job["queue"]) == (30.0, 3, "default")
+    job = await client.finished(job["id"])
+    assert (job["status"], job["result"], len(job["attempts"])) == ("completed", 200, 1)
+    assert job["attempts"][0]["outcome"] == "completed"
+
+
+BAD_JOBS: list[tuple[Any, int, str, str | None]] = [
+    ({}, 422, "invalid-job", "/type"),
+    ([], 422, "invalid-job", ""),
+    ("x", 422, "invalid-job", ""),
+    ({"type": 3}, 422, "invalid-job", "/type"),
+    ({"type": "a b"}, 422, "invalid-job", "/type"),
+    ({"type": "nope"}, 422, "unknown-type", "/type"),
+    ({"type": "resize"}, 422, "invalid-job", "/payload"),
+    ({"type": "resize", "payload": {"path": 3}}, 422, "invalid-job", "/payload/path"),
+    ({"type": "resize", "payload": {"path": "a", "widht": 1}}, 422, "invalid-job", "/payload"),
+    ({"type": "resize", "payload": {"path": "a"}, "colour": 1}, 422, "invalid-job", "/colour"),
+    ({"type": "endless", "priority": "high"}, 422, "invalid-job", "/priority"),
+    ({"type": "endless", "priority": 10**9}, 422, "invalid-job", "/priority"),
+    ({"type": "endless", "queue": "a b"}, 422, "invalid-job", "/queue"),
+    ({"type": "endless", "run_at": "tomorrow"}, 422, "invalid-job", "/run_at"),
+    ({"type": "endless", "run_at": "2030-01-01T00:00:00"}, 422, "invalid-job", "/run_at"),
+    ({"type": "endless", "run_at": "9999-12-31T23:59:59-12:00"}, 422, "invalid-job", "/run_at"),
+    ({"type": "endless", "run_at": "2030-01-01T00:00:00Z", "delay_seconds": 1}, 422, "invalid-job", "/delay_seconds"),
+    ({"type": "endless", "delay_seconds": -1}, 422, "invalid-job", "/delay_seconds"),
+    ({"type": "endless", "max_attempts": 0}, 422, "invalid-job", "/max_attempts"),
+    ({"type": "endless", "timeout_seconds": 0}, 422, "invalid-job", "/timeout_seconds"),
+    ({"type": "endless", "tags": ["x"] * 21}, 422, "invalid-job", "/tags"),
+    ({"type": "endless", "tags": ["a", "x" * 65]}, 422, "invalid-job", "/tags/1"),
+    ({"type": "endless", "unique_key": ""}, 422, "invalid-job", "/unique_key"),
+    ({"type": "endless", "parent_id": "me"}, 422, "invalid-job", "/parent_id"),
+    ({"type": "endless", "parent_id": "0" * 8 + "-0000-7000-8000-" + "0" * 12}, 422, "invalid-job", "/parent_id"),
+    ({"type": "endless", "traceparent": "x"}, 422, "invalid-job", "/traceparent"),
+]
+
+
+@pytest.mark.parametrize("store_url", ["memory"], indirect=True)
+async def test_a_bad_job_is_refused_with_a_pointer(start: StartClient, autojump_clock: MockClock) -> None:
+    client = await start(example_handlers())
+    for body, status, slug, pointer in BAD_JOBS:
+        got, problem = await client.call("POST", "/jobs", data=json.dumps(body), headers=JSON)
+        assert (got, problem["type"]) == (status, f"/problems/{slug}"), (body, problem)
+        assert problem["errors"][0]["pointer"] == pointer, (body, problem)
+        assert client.headers["Content-Type"] == "application/problem+json"
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b'{"type": NaN}', b'{"type": "a", "type": "b"}', b"\xff", b"[" * 100_000], ids=repr
+)
+@pytest.mark.parametrize("store_url", ["memory"], indirect=True)
+async def test_malformed_json_is_a_400(start: StartClient, autojump_clock: MockClock, text: bytes) -> None:
+    client = await start(example_handlers())
+    status, problem = await client.call("POST", "/jobs", data=text, headers=JSON)
+    assert (status, problem["type"]) == (400, "/problems/malformed-json")
+
+
+@pytest.mark.parametrize("store_url", ["memory"], indirect=True)
+async def test_the_door_knows_sizes_types_methods_and_paths(start: StartClient, autojump_clock: MockClock) -> None:
+    client = await start(max_payload_bytes=1000)
+    big = {"type": "a", "payload": "x" * 2000}
+    assert (await client.post("/jobs", big))[0] == 413
+    status, _ = await client.call("POST", "/jobs", data=b"<a/>", headers={"Content-Type": "text/xml"})
+    assert status == 415
+    assert (await client.call("PUT", "/jobs"))[0] == 405
+    assert client.headers["Allow"] == "GET, HEAD, OPTIONS, POST"
+    assert (await client.get("/nowhere"))[0] == 404
+    assert (await client.get("/jobs/not-an-id"))[0] == 404
+    assert (await client.get("/jobs/00000000-0000-7000-8000-000000000000"))[0] == 404
+
+
+async def test_a_unique_key_gives_the_job_that_is_there(start: StartClient, autojump_clock: MockClock) -> None:
+    client = await start(example_handlers())
+    body = {"type": "resize", "payload": {"path": "a"}, "unique_key": "a"}
+    first_status, first = await client.post("/jobs", body)
+    second_status, second = await client.post("/jobs", body)
+    assert (first_status, second_status) == (201, 200)
+    assert second["id"] == first["id"]
+    await client.finished(first["id"])
+    assert (await client.post("/jobs", body))[0] == 201
+
+
+async def test_filters_and_pages(start: StartClient, autojump_clock: MockClock) -> None:
+    client = await start(worker_count=0)
+    ids = []
+    for number in range(25):
+        body = {"type": f"t{number % 2}", "queue": f"q{number % 5}", "tags": [f"n{number % 3}"]}
+        ids.append((await client.post("/jobs", body))[1]["id"])
+
+    seen: list[str] = []
+    path = "/jobs?limit=10"
+    while True:
+        _, page = await client.get(path)
+        seen += [job["id"] for job in page["jobs"]]
+        if page["next_cursor"] is None:
+            break
+        path = f"/jobs?limit=10&cursor={page['next_cursor']}"
+
+    assert seen == list(reversed(ids))
+    for query, expected in [
+        ("type=t0", 13),
+        ("queue=q4", 5),
+        ("tag=n0", 9),
+        ("type=t0&queue=q0", 3),
+        ("status=pending", 25),
+        ("status=dead", 0),
+        ("type=unknown", 0),
+    ]:
+        assert len((await client.get(f"/jobs?{query}"))[1]["jobs"]) == expected, query
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=x", "limit=1_000", "limit=%D9%A1", "limit=501", "limit=%C2%B2", "status=done", "cursor=x",
+     "cursor=%00", "colour=red"],
+)
+@pytest.mark.parametrize("store_url", ["memory", "sqlite"], indirect=True)
+async def test_a_bad_filter_is_a_400(start: StartClient, autojump_clock: MockClock, query: str) -> None:
+    client = await start()
+    status, problem = await client.get(f"/jobs?{query}")
+    assert (status, problem["type"]) == (400, "/problems/bad-filter")
+    assert problem["parameter"] == query.split("=")[0]
+
+
+async def test_cancel_tells_the_truth(start: StartClient, autojump_clock: MockClock) -> None:
+    client = await start(example_handlers())
+    _, running = await client.post("/jobs", {"type": "endless"})
+    _, waiting = await client.post("/jobs", {"type": "endless", "delay_seconds": 60})
+    _, done = await client.post("/jobs", {"type": "resize", "payload": {"path": "a"}})
+    await trio.sleep(2)
+
+    status, receipt = await client.post(f"/jobs/{running['id']}/cancel?wait=5")
+    assert (status, receipt["confirmed"], receipt["job"]["status"]) == (200, True, "cancelled")
+    assert receipt["after_ms"] < 1000
+    again, receipt = await client.post(f"/jobs/{running['id']}/cancel")
+    assert (again, receipt["confirmed"]) == (200, True)
+
+    status, receipt = await client.post(f"/jobs/{waiting['id']}/cancel")
+    assert (status, receipt["job"]["status"]) == (200, "cancelled")
+
+    status, problem = await client.post(f"/jobs/{done['id']}/cancel")
+    assert (status, problem["job_status"]) == (409, "completed")
+    assert (await client.post("/jobs/00000000-0000-7000-8000-000000000000/cancel"))[0] == 404
+    assert (await client.post(f"/jobs/{done['id']}/cancel?wait=forever"))[0] == 400
+
+
+async def test_cancel_without_waiting_names_what_unwinds(start: StartClient, autojump_clock: MockClock) -> None:
+    client = await start(example_handlers())
+    _, job = await client.post("/jobs", {"type": "endless"})
+    await trio.sleep(1)
+    status, receipt = await client.post(f"/jobs/{job['id']}/cancel")
+    assert (status, receipt["confirmed"]) == (202, False)
+    assert receipt["unwinding"]["type"] == "endless"
+    assert (await client.finished(job["id"]))["status"] == "cancelled"
+
+
+async def test_a_draining_node_refuses_new_jobs_and_shows_the_others(
+    start: StartClient, autojump_clock: MockClock
+) -> None:
+    client = await start()
+    _, job = await client.post("/jobs", {"type": "a"})
+    client.node.close_intake()
+
+    status, problem = await client.post("/jobs", {"type": "a"})
+
+    assert (status, problem["type"]) == (503, "/problems/draining")
+    assert int(client.headers["Retry-After"]) >= 1
+    assert (await client.get(f"/jobs/{job['id']}"))[0] == 200
+    assert (await client.get("/readyz"))[0] == 503
+    assert (await client.get("/livez"))[0] == 200
+
+
+@pytest.mark.parametrize("store_url", ["memory"], indirect=True)
+async def test_a_store_that_is_away_is_a_503_with_the_reason(
+    start: StartClient, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await start()
+    await away(client, monkeypatch)
+
+    status, problem = await client.post("/jobs", {"type": "a"})
+    assert (status, problem["type"]) == (503, "/problems/store-unavailable")
+    assert "disk full" in problem["detail"]
+    assert client.headers["Retry-After"] == "1"
+
+    await trio.sleep(20)
+    status, health = await client.get("/health")
+    assert (status, health["failing"]["store"]) == (503, "disk full")
+    assert (await client.get("/readyz"))[0] == 503
+    assert (await client.get("/livez"))[0] == 200
+
+    monkeypatch.undo()
+    await trio.sleep(20)
+    assert (await client.get("/readyz"))[0] == 200
+
+
+async def away(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the store's writes fail."""
+
+    async def fail(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise StoreUnavailable("disk full")
+
+    store = client.node.service._store
+    for write in ("enqueue", "claim", "renew", "settle", "beat", "rescue", "prune"):
+        monkeypatch.setattr(store, write, fail)
+
+
+@pytest.mark.parametrize("store_url", ["memory"], indirect=True)
+async def test_health_is_red_when_work_waits_and_nobody_claims(
+    start: StartClient, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dispatcher lives and the store answers, but no claim ever comes back."""
+    client = await start()
+
+    async def claim_nothing(**_: object) -> list[object]:
+        await trio.lowlevel.checkpoint()
+        return []
+
+    monkeypatch.setattr(client.node.service._store, "claim", claim_nothing)
+    await client.post("/jobs", {"type": "a"})
+    assert (await client.get("/readyz"))[0] == 200
+    await trio.sleep(30)
+    status, ready = await client.get("/readyz")
+    assert status == 503
+    assert "nobody claims" in ready["failing"]["claiming"]
+
+
+@pytest.mark.parametrize("store_url", ["memory"], indirect=True)
+async def test_health_is_red_when_a_loop_is_wedged(
+    start: StartClient, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await start()
+
+    async def hang(**_: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(client.node.service._store, "rescue", hang)
+    await trio.sleep(120)
+    status, live = await client.get("/livez")
+    assert status == 503
+    assert list(live["failing"]) == ["loop rescue"]
+
+
+async def test_times_are_rfc_3339(start: StartClient, autojump_clock: MockClock) -> None:
+    client = await start()
+    _, job = await client.post("/jobs", {"type": "a", "delay_seconds": 90})
+    assert job["created_at"].startswith(EPOCH_OF_TESTS.isoformat()[:16])
+    assert job["created_at"].endswith("Z")
+    due = EPOCH_OF_TESTS + timedelta(seconds=90)
+    assert job["run_at"].startswith(due.isoformat()[:18])
