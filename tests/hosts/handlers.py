@@ -1,0 +1,41 @@
+"""Handlers that behave well and badly, for the shutdown matrix. Starts and ends go to a file."""
+
+import os
+import threading
+from pathlib import Path
+
+import trio
+
+from trioqueue import Context, Handlers
+
+handlers = Handlers()
+
+
+def note(word: str, ctx: Context) -> None:
+    with Path(os.environ["TEST_LEDGER"]).open("a") as ledger:
+        ledger.write(f"{word} {ctx.job.id}\n")
+
+
+@handlers.handler("work")
+async def work(ctx: Context, seconds: float) -> None:
+    note("start", ctx)
+    await trio.sleep(seconds)
+    note("end", ctx)
+
+
+@handlers.handler("swallow")
+async def swallow(ctx: Context) -> None:
+    """Ignores being cancelled, for ever."""
+    note("start", ctx)
+    while True:
+        try:
+            await trio.sleep(0.01)
+        except trio.Cancelled:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+@handlers.handler("block")
+def block(ctx: Context) -> None:
+    """A thread that never asks whether it was cancelled."""
+    note("start", ctx)
+    threading.Event().wait(1000)
