@@ -71,7 +71,9 @@ class Node:
         self.is_demo = handlers is None
         self._settings = settings
         self._clock = clock or current_clock()
-        self._random = random or SystemRandom()
+        self._random = random or Random()
+        self._id_random = random or SystemRandom()
+        """Ids must not be guessable; jitter may be."""
         self._stopping = trio.Event()
         self._cutting = trio.Event()
         self._service: Service | None = None
@@ -222,7 +224,7 @@ class Node:
             self.handlers,
             events=self.events,
             clock=self._clock,
-            random=self._random,
+            random=self._id_random,
             draining=self.draining,
             max_payload_bytes=self._settings.max_payload_bytes,
         )

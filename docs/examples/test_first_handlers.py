@@ -41,7 +41,9 @@ async def test_a_payload_that_does_not_fit_is_refused_at_the_door(autojump_clock
     app = create_app(handlers, store="memory:")
     async with app.test_app() as running:
         client = running.test_client()
-        response = await client.post("/jobs", json={"type": "brew", "payload": {"tea": "sencha", "cups": "3"}})
+        response = await client.post(
+            "/jobs", json={"type": "brew", "payload": {"tea": "sencha", "cups": "3"}}
+        )
         problem = await response.get_json()
         assert response.status_code == 422
         assert problem["errors"] == [{"pointer": "/payload/cups", "detail": "expected `int`, got `str`"}]

@@ -211,4 +211,3 @@ async def children() -> str:
         nursery.start_soon(trio.sleep_forever)
         nursery.cancel_scope.cancel()
     return "children"
-

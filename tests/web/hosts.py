@@ -1,9 +1,9 @@
 """Starts the service as real processes, in every way that people start it, and ends it again.
 
-    with start_host("asyncio") as host:
-        host.get("/health")
-        ended = host.stop(signal.SIGTERM, to="group")
-        assert ended.code == 0
+with start_host("asyncio") as host:
+    host.get("/health")
+    ended = host.stop(signal.SIGTERM, to="group")
+    assert ended.code == 0
 """
 
 import os
@@ -36,7 +36,7 @@ SERVE = (
 )
 
 READY_SECONDS = 20.0
-STOP_SECONDS = 60.0
+STOP_SECONDS = 15.0
 
 
 @dataclass(frozen=True)

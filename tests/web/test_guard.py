@@ -29,7 +29,9 @@ def _unharmed(host: Host) -> Iterator[None]:
     yield
     after = json.loads(host.get("/"))
     assert after["pid"] == before["pid"], host.output()
-    wait_until(lambda: json.loads(host.get("/"))["fds"] <= before["fds"], 5, lambda: f"leaked: {host.get('/')!r}")
+    wait_until(
+        lambda: json.loads(host.get("/"))["fds"] <= before["fds"], 5, lambda: f"leaked: {host.get('/')!r}"
+    )
 
 
 def status_of(answer: bytes) -> int:
@@ -110,11 +112,17 @@ def test_z7_hanging_up_does_not_undo_what_is_shielded(host: Host) -> None:
 
 def test_z8_no_line_of_the_access_log_can_be_forged(host: Host) -> None:
     forged = b"127.0.0.1 - FORGED 200"
-    host.send(b"GET /a%0a" + forged.replace(b" ", b"%20") + b" HTTP/1.1\r\nuser-agent: \x1b[2J\"\r\n" + CLOSE + b"\r\n")
+    host.send(
+        b"GET /a%0a"
+        + forged.replace(b" ", b"%20")
+        + b' HTTP/1.1\r\nuser-agent: \x1b[2J"\r\n'
+        + CLOSE
+        + b"\r\n"
+    )
     wait_until(lambda: "FORGED" in host.output(), 3)
     assert [line for line in host.output().splitlines() if line.startswith("127.0.0.1")] == []
     assert "GET /a\\n127.0.0.1 - FORGED 200 1.1" in host.output()
-    assert "\\x1b[2J\\\"" in host.output()
+    assert '\\x1b[2J\\"' in host.output()
 
 
 @pytest.mark.parametrize("target", [b"?", b"http://[::1/", b"*", b"jobs"])

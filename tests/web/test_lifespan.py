@@ -1,39 +1,54 @@
-"""How the service starts and ends as a process, under each host."""
+"""How the service starts and ends as a process, under each host. The hosts of one test run at once."""
 
-import os
-import re
 import signal
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
 import pytest
 
-from tests.web.hosts import Host, Kind, read_all, start_host, wait_until
+from tests.web.hosts import Ended, Host, Kind, read_all, start_host, wait_until
 
 HERE = Path(__file__).parent
 ALL: tuple[Kind, ...] = get_args(Kind)
-WITHOUT_MANAGER: list[Kind] = ["asyncio-w0", "trio-w0", "serve"]
+MANAGED: list[Kind] = ["asyncio", "trio", "asyncio-w2"]
+ALONE: list[Kind] = ["asyncio-w0", "trio-w0", "serve"]
+"""Without a manager process, which would end with 0 whatever its workers end with."""
+
+Hosts = dict[Kind, Host]
 
 
 class Fakes:
-    """Starts hosts of the fake site and reads what their nodes noted."""
+    """Starts hosts of the fake site, and reads what their nodes noted."""
 
     def __init__(self, directory: Path) -> None:
-        self._trace = directory / "trace"
+        self._directory = directory
 
+    @contextmanager
     def start(
-        self, kind: Kind, job: str, *, grace: float = 1.0, ready: str | None = "/"
-    ) -> AbstractContextManager[Host]:
-        self._trace.touch()
-        env = {"FAKE_JOB": job, "FAKE_GRACE": str(grace), "FAKE_TRACE": str(self._trace)}
-        return start_host(kind, "fake_site:app", env=env, cwd=HERE, ready=ready)
+        self, kinds: Sequence[Kind], job: str, *, grace: float = 1.0, ready: str | None = "/"
+    ) -> Iterator[Hosts]:
+        with ExitStack() as stack:
+            hosts: Hosts = {}
+            for kind in kinds:
+                (self._directory / kind).touch()
+                env = {"FAKE_JOB": job, "FAKE_GRACE": str(grace), "FAKE_TRACE": str(self._directory / kind)}
+                running = start_host(kind, "fake_site:app", env=env, cwd=HERE, ready=None)
+                hosts[kind] = stack.enter_context(running)
+            for kind, host in hosts.items():
+                if ready is not None:
+                    host.wait_ready(ready)
+                    wait_until(lambda: self.notes(kind).count("started") == workers_of(kind), 10)  # noqa: B023
+            yield hosts
 
-    def notes(self) -> list[str]:
-        return [line.split()[1] for line in self._trace.read_text().splitlines()]
+    def notes(self, kind: Kind) -> list[str]:
+        return [line.split()[1] for line in (self._directory / kind).read_text().splitlines()]
+
+    def all_have_drained(self, kind: Kind) -> bool:
+        return self.notes(kind).count("drained") == workers_of(kind)
 
 
 @pytest.fixture
@@ -42,151 +57,158 @@ def fakes(tmp_path: Path) -> Fakes:
 
 
 @pytest.mark.parametrize("to", ["parent", "group"])
-@pytest.mark.parametrize("kind", ALL)
-def test_sigterm_drains(fakes: Fakes, kind: Kind, to: Literal["parent", "group"]) -> None:
-    with fakes.start(kind, "short") as host:
-        ended = host.stop(signal.SIGTERM, to=to)
-        assert ended.code == 0, host.output()
-        assert ended.seconds < 1.5
-        assert "Traceback" not in host.output()
-    assert fakes.notes().count("drained") == fakes.notes().count("started") > 0
+def test_sigterm_drains(fakes: Fakes, to: Literal["parent", "group"]) -> None:
+    with fakes.start(ALL, "short") as hosts:
+        for kind, ended in stop(hosts, signal.SIGTERM, to=to).items():
+            assert ended.code == 0, (kind, hosts[kind].output())
+            assert ended.seconds < 1.7, kind
+            assert "Traceback" not in hosts[kind].output(), kind
+            assert fakes.all_have_drained(kind), kind
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_control_c_drains(fakes: Fakes, kind: Kind) -> None:
-    with fakes.start(kind, "short") as host:
-        assert host.stop(signal.SIGINT, to="group").code == 0
-        assert "Traceback" not in host.output()
-    assert fakes.notes().count("drained") == fakes.notes().count("started") > 0
+def test_control_c_drains(fakes: Fakes) -> None:
+    with fakes.start(ALL, "short") as hosts:
+        for kind, ended in stop(hosts, signal.SIGINT, to="group").items():
+            assert ended.code == 0, (kind, hosts[kind].output())
+            assert "Traceback" not in hosts[kind].output(), kind
+            assert fakes.all_have_drained(kind), kind
 
 
 def test_the_first_worker_to_end_does_not_cut_the_second(fakes: Fakes) -> None:
-    with fakes.start("asyncio-w2", "uneven", grace=3) as host:
-        wait_until(lambda: fakes.notes().count("started") == 2, 10)
-        host.stop(signal.SIGTERM, to="group")
-    assert fakes.notes().count("drained") == 2
+    with fakes.start(["asyncio-w2"], "uneven", grace=3) as hosts:
+        stop(hosts, signal.SIGTERM, to="group")
+    assert fakes.all_have_drained("asyncio-w2")
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_the_grace_period_bounds_the_drain(fakes: Fakes, kind: Kind) -> None:
-    with fakes.start(kind, "long", grace=0.5) as host:
-        ended = host.stop()
-        assert ended.code == 0, host.output()
-        assert 0.5 < ended.seconds < 1.5
-    assert "drained" in fakes.notes()
+def test_the_grace_period_bounds_the_drain(fakes: Fakes) -> None:
+    with fakes.start(ALL, "long", grace=0.7) as hosts:
+        for kind, ended in stop(hosts).items():
+            assert ended.code == 0, (kind, hosts[kind].output())
+            assert 0.7 < ended.seconds < 2.0, kind
+            assert fakes.all_have_drained(kind), kind
 
 
 @pytest.mark.parametrize("job", ["stubborn", "blocking"])
-@pytest.mark.parametrize("kind", ALL)
-def test_nothing_holds_the_process_longer_than_grace_and_two_seconds(fakes: Fakes, kind: Kind, job: str) -> None:
-    with fakes.start(kind, job, grace=0.5) as host:
-        time.sleep(1)  # so that the loop is blocked when the signal comes
-        workers = host.children()
-        ended = host.stop()
-        assert ended.seconds < 2.5
-        wait_until(lambda: not any(is_alive(pid) for pid in workers), 0.1)
-        assert "gave up waiting with 1 claim still held" in host.output()
-        if kind in WITHOUT_MANAGER:  # hypercorn's manager ends with 0 whatever its workers end with
-            assert ended.code == 3
+def test_nothing_holds_the_process_longer_than_grace_and_two_seconds(fakes: Fakes, job: str) -> None:
+    with fakes.start(ALL, job, grace=0.7) as hosts:
+        time.sleep(1)  # the loop is blocked when the signal comes
+        workers = [pid for host in hosts.values() for pid in host.children()]
+        for kind, ended in stop(hosts).items():
+            assert ended.seconds < 2.7, kind
+            assert "gave up waiting with 1 claim still held" in hosts[kind].output(), kind
+            assert ended.code == (0 if kind in MANAGED else 3), kind
+        wait_until(lambda: not any(map(is_alive, workers)), 0.2)
 
 
-@pytest.mark.parametrize("kind", WITHOUT_MANAGER)
-def test_a_second_signal_cuts(fakes: Fakes, kind: Kind) -> None:
-    with fakes.start(kind, "long", grace=30) as host:
-        ended = host.stop(times=2)
-        assert ended.code == 0, host.output()
-        assert ended.seconds < 1.5
-    assert "drained" in fakes.notes()
+def test_a_second_signal_cuts(fakes: Fakes) -> None:
+    with fakes.start(ALONE, "long", grace=30) as hosts:
+        for kind, ended in stop(hosts, times=2).items():
+            assert ended.code == 0, (kind, hosts[kind].output())
+            assert ended.seconds < 2.0, kind
+            assert fakes.all_have_drained(kind), kind
 
 
-@pytest.mark.parametrize("kind", WITHOUT_MANAGER)
-def test_a_second_signal_cuts_a_stubborn_job_as_well(fakes: Fakes, kind: Kind) -> None:
-    with fakes.start(kind, "stubborn", grace=30) as host:
-        ended = host.stop(times=2)
-        assert ended.code == 3
-        assert ended.seconds < 2.5
+def test_a_second_signal_ends_even_what_cannot_be_cancelled(fakes: Fakes) -> None:
+    with fakes.start(ALONE, "stubborn", grace=30) as hosts:
+        for kind, ended in stop(hosts, times=2).items():
+            assert ended.code == 3, (kind, hosts[kind].output())
+            assert ended.seconds < 2.7, kind
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_a_crash_ends_the_process(fakes: Fakes, kind: Kind) -> None:
-    with fakes.start(kind, "crash", ready=None) as host:
-        code = host.process.wait(10)
-        assert host.output().count("RuntimeError: the pretended bug") == 1
-        if kind in WITHOUT_MANAGER:
-            assert code == 70
+def test_a_crash_ends_the_process(fakes: Fakes) -> None:
+    with fakes.start(ALL, "crash", ready=None) as hosts:
+        for kind, host in hosts.items():
+            code = host.process.wait(15)
+            assert host.output().count("RuntimeError: the pretended bug") == fakes.notes(kind).count(
+                "started"
+            )
+            assert code == 70 or kind in MANAGED, kind
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "trio", *WITHOUT_MANAGER])
-def test_wrong_settings_are_told_plainly(fakes: Fakes, kind: Kind) -> None:
-    with fakes.start(kind, "badconfig", ready=None) as host:
-        code = host.process.wait(10)
-        assert "- WORKER_COUNT: too many\n  - STORE: unknown\n" in host.output()
-        assert "Traceback" not in host.output()
-        if kind in WITHOUT_MANAGER:
-            assert code == 78
+def test_wrong_settings_are_told_plainly(fakes: Fakes) -> None:
+    with fakes.start(ALL, "badconfig", ready=None) as hosts:
+        for kind, host in hosts.items():
+            code = host.process.wait(15)
+            assert "- WORKER_COUNT: too many\n  - STORE: unknown\n" in host.output(), kind
+            assert "Traceback" not in host.output(), kind
+            assert code == 78 or kind in MANAGED, kind
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "trio", *WITHOUT_MANAGER])
-def test_a_store_that_cannot_be_opened_is_told_plainly(fakes: Fakes, kind: Kind) -> None:
-    with fakes.start(kind, "nostore", ready=None) as host:
-        code = host.process.wait(10)
-        assert "the store is not available: no such directory" in host.output()
-        assert "Traceback" not in host.output()
-        if kind in WITHOUT_MANAGER:
-            assert code == 70
+def test_a_store_that_cannot_be_opened_is_told_plainly(fakes: Fakes) -> None:
+    with fakes.start(ALL, "nostore", ready=None) as hosts:
+        for kind, host in hosts.items():
+            code = host.process.wait(15)
+            assert "the store is not available: no such directory" in host.output(), kind
+            assert "Traceback" not in host.output(), kind
+            assert code == 70 or kind in MANAGED, kind
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "trio", "asyncio-w2"])
-def test_workers_whose_manager_was_killed_drain_and_end(fakes: Fakes, kind: Kind) -> None:
-    with fakes.start(kind, "short") as host:
-        workers = host.children()
-        assert len(workers) == (2 if kind == "asyncio-w2" else 1)
-        host.signal(signal.SIGKILL)
-        wait_until(lambda: not any(is_alive(pid) for pid in workers), 3)
-    assert fakes.notes().count("drained") == len(workers)
+def test_workers_whose_manager_was_killed_drain_and_end(fakes: Fakes) -> None:
+    with fakes.start(MANAGED, "short") as hosts:
+        workers = [pid for host in hosts.values() for pid in host.children()]
+        assert len(workers) == sum(map(workers_of, MANAGED))
+        for host in hosts.values():
+            host.signal(signal.SIGKILL)
+        wait_until(lambda: not any(map(is_alive, workers)), 3)
+        assert all(map(fakes.all_have_drained, MANAGED))
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_clients_do_not_hold_up_the_end(fakes: Fakes, kind: Kind) -> None:
-    with fakes.start(kind, "idle") as host, host.connect() as idle, host.connect() as deaf, host.connect() as long:
-        idle.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-        assert idle.recv(100)
-        deaf.sendall(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n")
-        long.sendall(b"GET /forever HTTP/1.1\r\nHost: test\r\n\r\n")
-        assert long.recv(100)
-        ended = host.stop()
-        assert ended.seconds < 2.0, host.output()
-        assert ended.code == 0
-    assert "drained" in fakes.notes()
+def test_clients_do_not_hold_up_the_end(fakes: Fakes) -> None:
+    with fakes.start(ALL, "idle") as hosts, ExitStack() as clients:
+        for host in hosts.values():
+            for path in (b"/", b"/forever", b"/large", b"/slow/9"):
+                client = clients.enter_context(host.connect())
+                client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: test\r\n\r\n")
+            clients.enter_context(host.connect()).sendall(b"POST /echo HTTP/1.1\r\nHost: test\r\n")
+        for kind, ended in stop(hosts).items():
+            assert ended.code == 0, kind
+            assert ended.seconds < 2.0, (kind, hosts[kind].output())
+            assert fakes.all_have_drained(kind), kind
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "trio", "serve"])
-def test_a_request_in_flight_is_answered(fakes: Fakes, kind: Kind) -> None:
-    with fakes.start(kind, "idle") as host, host.connect() as client:
-        client.sendall(b"GET /slow/0.6 HTTP/1.1\r\nHost: test\r\n\r\n")
+def test_a_request_in_flight_is_answered(fakes: Fakes) -> None:
+    with fakes.start(ALL, "idle") as hosts, ExitStack() as stack:
+        clients = {kind: stack.enter_context(host.connect()) for kind, host in hosts.items()}
+        for client in clients.values():
+            client.sendall(b"GET /slow/0.6 HTTP/1.1\r\nHost: test\r\n\r\n")
         time.sleep(0.1)
-        ended = host.stop()
-        assert ended.seconds < 1.2
-        assert read_all(client).endswith(b"slow")
+        stop(hosts)
+        for kind, client in clients.items():
+            assert read_all(client).endswith(b"slow"), kind
 
 
-def test_serve_says_where_it_listens(fakes: Fakes) -> None:
-    with fakes.start("serve", "idle") as host:
-        assert f"listening on http://127.0.0.1:{host.port}" in host.output()
+def test_an_address_in_use_is_told_plainly(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fakes.start(["serve"], "idle") as hosts:
+        port = hosts["serve"].port
+        assert f"listening on http://127.0.0.1:{port}" in hosts["serve"].output()
+        monkeypatch.setattr("tests.web.hosts.free_port", lambda: port)
+        with fakes.start(["serve"], "idle", ready=None) as others:
+            other = others["serve"]
+            assert other.process.wait(15) == 70
+            assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in other.output()
+            assert "Traceback" not in other.output()
 
 
-def test_an_address_in_use_is_told_plainly(fakes: Fakes) -> None:
-    with fakes.start("serve", "idle") as first, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.web.hosts.free_port", lambda: first.port)
-        with fakes.start("serve", "idle", ready=None) as second:
-            assert second.process.wait(10) == 70
-            assert re.search(rf"cannot listen on 127.0.0.1:{first.port}: Address already in use", second.output())
-            assert "Traceback" not in second.output()
+def stop(
+    hosts: Hosts,
+    number: signal.Signals = signal.SIGTERM,
+    *,
+    to: Literal["parent", "group"] = "parent",
+    times: int = 1,
+) -> dict[Kind, Ended]:
+    """Stop all the hosts at the same time."""
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        ended = pool.map(lambda host: host.stop(number, to=to, times=times), hosts.values())
+        return dict(zip(hosts, ended, strict=True))
+
+
+def workers_of(kind: Kind) -> int:
+    return 2 if kind == "asyncio-w2" else 1
 
 
 def is_alive(pid: int) -> bool:
+    """Whether the process runs: neither gone nor a zombie that nobody has waited for."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
         return False
-    return "(" in (stat := Path(f"/proc/{pid}/stat")).read_text() and ") Z " not in stat.read_text()

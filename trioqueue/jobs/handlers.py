@@ -41,14 +41,13 @@ class Handler:
         if not isinstance(payload, dict):
             raise InvalidJob("/payload", "an object is expected: one key for each argument of the handler")
         known = self.arguments.__struct_fields__
-        extra = {key: value for key, value in payload.items() if self.extra is not None and key not in known}
+        more: dict[str, Any] = {}
         try:
-            arguments = msgspec.convert(
-                {key: value for key, value in payload.items() if key not in extra},
-                self.arguments,
-                strict=True,
-            )
-            more = {key: msgspec.convert(value, self.extra, strict=True) for key, value in extra.items()}
+            if self.extra is not None:
+                others = {key: value for key, value in payload.items() if key not in known}
+                more = {key: msgspec.convert(value, self.extra) for key, value in others.items()}
+                payload = {key: value for key, value in payload.items() if key in known}
+            arguments = msgspec.convert(payload, self.arguments)
         except msgspec.ValidationError as error:
             raise _invalid_payload(str(error)) from None
         return {name: getattr(arguments, name) for name in known} | more

@@ -74,7 +74,7 @@ class Dispatcher:
         """Claim and send, for ever."""
         while True:
             self._health.turn("dispatcher")
-            room = self._workers + self.look_ahead - len(self._leases)
+            room = self._workers + self.look_ahead - self._leases.running - self._leases.waiting
             if room <= self.look_ahead // 2:
                 await self._wait_for_room()
                 continue

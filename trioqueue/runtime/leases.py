@@ -84,21 +84,22 @@ class Leases:
     ) -> None:
         self.lease_seconds = lease_seconds
         self.ended = Wakeup()
-        """Rings when a claim has left the node's hands: there may be room for another."""
+        """Rings when an attempt has ended, or a claim was given back: there may be room for another."""
         self._store = store
         self._node = node
         self._health = health
         self._events = events
         self._held: dict[JobId, Held] = {}
         self._running = 0
-        self._completed = 0
+        self._settling = 0
+        self._finished = 0
         self._renew_now = Wakeup()
 
     def __len__(self) -> int:
         return len(self._held)
 
     def __repr__(self) -> str:
-        return f"<Leases {self._running} running, {self.waiting} waiting>"
+        return f"<Leases {self.waiting} waiting, {self._running} running, {self._settling} settling>"
 
     @property
     def running(self) -> int:
@@ -107,12 +108,12 @@ class Leases:
     @property
     def waiting(self) -> int:
         """Claims that no worker has begun."""
-        return len(self._held) - self._running
+        return len(self._held) - self._running - self._settling
 
     @property
     def finished(self) -> int:
-        """Claims that have left the node's hands so far; the dispatcher measures its pace by it."""
-        return self._completed
+        """Attempts that have ended so far; the dispatcher measures its pace by it."""
+        return self._finished
 
     def stop_at(self, asked_at: float) -> float:
         """When an attempt must have stopped whose lease was asked for at `asked_at`."""
@@ -132,13 +133,17 @@ class Leases:
         self._running += 1
         return held
 
-    def end(self, held: Held) -> None:
-        """The claim that a worker had begun is settled, or lost."""
+    def finish(self) -> None:
+        """A worker's attempt has ended; its outcome is being recorded, and the worker is free."""
         self._running -= 1
-        self._completed += 1
-        if self._held.get(held.claim.job.id) is held:
-            del self._held[held.claim.job.id]
+        self._settling += 1
+        self._finished += 1
         self.ended.ring()
+
+    def end(self, held: Held) -> None:
+        """The outcome is recorded, or dropped because the lease was lost: the claim leaves our hands."""
+        self._settling -= 1
+        del self._held[held.claim.job.id]
 
     def look_for_cancels(self) -> None:
         """Somebody may have asked for a job to stop: renewing tells."""

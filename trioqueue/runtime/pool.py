@@ -56,12 +56,11 @@ class Pool:
         """
         send, receive = trio.open_memory_channel[Claim](self._capacity)
         async with trio.open_nursery() as cutter:
-            async with trio.open_nursery() as workers:
+            async with trio.open_nursery() as settling, trio.open_nursery() as workers:
                 async with receive:
                     for worker in self._workers:
                         # A worker that broke is started again on a clone of its own channel.
-                        inbox = receive.clone()
-                        work = partial(self._work, worker, inbox)
+                        work = partial(self._work, worker, receive.clone(), settling)
                         workers.start_soon(self._supervisor.keep, f"worker {worker.number}", work)
                 async with send, trio.open_nursery() as dispatching:
                     if self._workers:
@@ -73,13 +72,15 @@ class Pool:
                     dispatching.cancel_scope.cancel()
                 # Nothing is claimed any more. The send channel is closed, so that each worker ends
                 # once the attempt that it runs has ended.
-                cutter.start_soon(self._cut, workers.cancel_scope, cutting, grace_seconds)
+                cutter.start_soon(self._cut, settling.cancel_scope, cutting, grace_seconds)
                 await self._release_waiting()
             # No attempt is running any more; what could be settled has been.
             cutter.cancel_scope.cancel()
 
-    async def _work(self, worker: Worker, inbox: trio.MemoryReceiveChannel[Claim]) -> None:
-        await worker.run(inbox.clone())
+    async def _work(
+        self, worker: Worker, inbox: trio.MemoryReceiveChannel[Claim], settling: trio.Nursery
+    ) -> None:
+        await worker.run(inbox.clone(), settling)
         inbox.close()
 
     async def _dispatch(self, send: trio.MemorySendChannel[Claim]) -> None:
@@ -92,10 +93,10 @@ class Pool:
         except StoreUnavailable:
             return  # their leases end by themselves
 
-    async def _cut(self, workers: trio.CancelScope, cutting: trio.Event, grace_seconds: float) -> None:
+    async def _cut(self, attempts: trio.CancelScope, cutting: trio.Event, grace_seconds: float) -> None:
         """When the grace period is over: cancel the attempts, give them a moment to be released."""
         with trio.move_on_after(grace_seconds):
             await cutting.wait()
         self._leases.cancel_all(Cause.STOP)
         await trio.sleep(LAST_SETTLES_SECONDS)
-        workers.cancel()
+        attempts.cancel()

@@ -5,6 +5,7 @@ outcome → settle. Whatever a handler raises is the end of the attempt, never o
 """
 
 import math
+from contextlib import suppress
 from functools import partial
 from random import Random
 
@@ -60,23 +61,33 @@ class Worker:
         self._health = health
         self._random = random
 
-    async def run(self, claims: trio.MemoryReceiveChannel[Claim]) -> None:
-        """Run attempts until the send channel is closed: the whole of a worker's life."""
+    async def run(self, claims: trio.MemoryReceiveChannel[Claim], settling: trio.Nursery) -> None:
+        """Run attempts until the send channel is closed: the whole of a worker's life.
+
+        Each outcome is recorded by a task in `settling`, so that the next attempt does not wait for
+        the commit and many outcomes share one.
+        """
         async with claims:
             async for claim in claims:
-                held = self._leases.begin(claim)
-                if held is not None:  # else it was given back while it waited in the channel
-                    await self._attempt(held)
+                await self._attempt(claim, settling)
+                with suppress(trio.WouldBlock):
+                    # What is in the channel already needs no wake-up; at most its capacity.
+                    while True:
+                        await self._attempt(claims.receive_nowait(), settling)
 
-    async def _attempt(self, held: Held) -> None:
-        job, node = held.claim.job, held.claim.node
+    async def _attempt(self, claim: Claim, settling: trio.Nursery) -> None:
+        held = self._leases.begin(claim)
+        if held is None:
+            return  # it was given back while it waited in the channel
         started = trio.current_time()
-        self._events.publish(AttemptStarted(job=job, node=node, worker=self.number, at=self._clock.now()))
+        self._events.publish(
+            AttemptStarted(job=claim.job, node=claim.node, worker=self.number, at=self._clock.now())
+        )
         try:
             outcome = await self._outcome(held)
-            await self._settle(held, outcome, started)
         finally:
-            self._leases.end(held)
+            self._leases.finish()
+        settling.start_soon(self._settle, held, outcome, started)
 
     async def _outcome(self, held: Held) -> Outcome:
         """What the attempt comes to. Raises nothing but the cancellation of the node itself."""
@@ -87,7 +98,7 @@ class Worker:
         try:
             with scope:
                 handler = self._handlers.find(job.type)
-                arguments = handler.parse(codec.decode(job.payload))
+                arguments = handler.parse(codec.decode_kept(job.payload))
                 result = await self._call(handler, context, arguments)
                 return Completed(encode_result(result))
         except SnoozeRequested as snooze:
@@ -128,25 +139,17 @@ class Worker:
             return await trio.to_thread.run_sync(call, limiter=self._threads)
 
     async def _settle(self, held: Held, outcome: Outcome, started: float) -> None:
-        """Record the outcome, however often the store fails, for as long as the lease is ours."""
-        job = held.claim.job
-        wait = 0.05
-        while True:
-            try:
-                settled = await self._store.settle(held.claim, outcome, worker=self.number)
-            except LeaseLost:
-                self._events.publish(
-                    AttemptLost(
-                        job=job, node=held.claim.node, worker=self.number, outcome=NAMES[type(outcome)]
-                    )
-                )
-                return
-            except StoreUnavailable as error:
-                self._health.store_failed(error.reason)
-                await trio.sleep(wait * (0.75 + 0.5 * self._random.random()))
-                wait = min(wait * 2, 2.0)
-            else:
-                break
+        """Record the outcome, then let go of the claim."""
+        try:
+            settled = await self._record(held.claim, outcome)
+        finally:
+            self._leases.end(held)
+        if settled is None:
+            dropped = NAMES[type(outcome)]
+            self._events.publish(
+                AttemptLost(job=held.claim.job, node=held.claim.node, worker=self.number, outcome=dropped)
+            )
+            return
         self._health.store_written()
         self._events.publish(
             AttemptEnded(
@@ -159,6 +162,19 @@ class Worker:
                 seconds=trio.current_time() - started,
             )
         )
+
+    async def _record(self, claim: Claim, outcome: Outcome) -> Job | None:
+        """The job after the commit, however often the store fails; None when the lease was lost."""
+        wait = 0.05
+        while True:
+            try:
+                return await self._store.settle(claim, outcome, worker=self.number)
+            except LeaseLost:
+                return None
+            except StoreUnavailable as error:
+                self._health.store_failed(error.reason)
+                await trio.sleep(wait * (0.75 + 0.5 * self._random.random()))
+                wait = min(wait * 2, 2.0)
 
     def _limit_at(self, job: Job) -> float:
         """The earlier of timeout and deadline, in Trio time."""

@@ -37,12 +37,12 @@ def instant(microseconds: int) -> datetime:
     return _EPOCH + timedelta(0, 0, microseconds)
 
 
-def _microseconds_or_null(value: datetime | None) -> int | None:
-    return None if value is None else (value - _EPOCH) // _MICROSECOND
+def microseconds_or_null(instant: datetime | None) -> int | None:
+    return None if instant is None else (instant - _EPOCH) // _MICROSECOND
 
 
-def _instant_or_none(value: int | None) -> datetime | None:
-    return None if value is None else _EPOCH + timedelta(0, 0, value)
+def instant_or_none(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + timedelta(0, 0, microseconds)
 
 
 def job_to_row(job: Job) -> Row:
@@ -60,18 +60,18 @@ def job_to_row(job: Job) -> Row:
         job.version,
         job.crash_count,
         job.node,
-        _microseconds_or_null(job.lease_until),
+        microseconds_or_null(job.lease_until),
         job.timeout_seconds,
-        _microseconds_or_null(job.deadline_at),
+        microseconds_or_null(job.deadline_at),
         job.unique_key,
         job.parent_id,
         job.root_id,
         job.schedule,
         job.traceparent,
         microseconds(job.created_at),
-        _microseconds_or_null(job.started_at),
-        _microseconds_or_null(job.finished_at),
-        _microseconds_or_null(job.cancel_requested_at),
+        microseconds_or_null(job.started_at),
+        microseconds_or_null(job.finished_at),
+        microseconds_or_null(job.cancel_requested_at),
         job.reason,
         tags_to_text(job.tags),
         job.payload,
@@ -124,7 +124,7 @@ def job_from_row(row: Row) -> Job:
         attempt=attempt,
         max_attempts=max_attempts,
         timeout_seconds=timeout_seconds,
-        deadline_at=_instant_or_none(deadline_at),
+        deadline_at=instant_or_none(deadline_at),
         unique_key=unique_key,
         tags=tags_from_text(tags),
         progress=progress,
@@ -132,16 +132,16 @@ def job_from_row(row: Row) -> Job:
         reason=reason,
         epoch=epoch,
         node=node,
-        lease_until=_instant_or_none(lease_until),
+        lease_until=instant_or_none(lease_until),
         crash_count=crash_count,
-        cancel_requested_at=_instant_or_none(cancel_requested_at),
+        cancel_requested_at=instant_or_none(cancel_requested_at),
         parent_id=parent_id,
         root_id=JobId(root_id),
         schedule=schedule,
         traceparent=traceparent,
         created_at=instant(created_at),
-        started_at=_instant_or_none(started_at),
-        finished_at=_instant_or_none(finished_at),
+        started_at=instant_or_none(started_at),
+        finished_at=instant_or_none(finished_at),
         version=version,
     )
 

@@ -28,13 +28,13 @@ from trioqueue.web.limits import SERVER_SECONDS
 
 Handler = Callable[[int, FrameType | None], None]
 
-SPARE_SECONDS = 0.7
+SPARE_SECONDS = 0.6
 """What the node gets after its grace period, to settle and to close the store."""
 
-CUT_SECONDS = 1.7
+CUT_SECONDS = 1.6
 """What everything gets after the second signal."""
 
-MANAGER_SECONDS = 0.2
+MANAGER_SECONDS = 0.1
 """How often a worker process looks whether its manager wants it to end. (A pipe tells if it died.)"""
 
 
@@ -59,7 +59,12 @@ def end_process(code: ExitCode, last_words: str) -> NoReturn:
 
 def is_hypercorns() -> bool:
     """Whether the hypercorn command owns this process: then we may end it, and hold its signals."""
-    return multiprocessing.parent_process() is not None or "hypercorn.__main__" in sys.modules
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    return (
+        multiprocessing.parent_process() is not None
+        or "hypercorn.__main__" in sys.modules
+        or (main is not None and main.name == "hypercorn.__main__")
+    )
 
 
 class Watchdog:

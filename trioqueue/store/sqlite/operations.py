@@ -10,6 +10,8 @@ from heapq import merge
 from operator import itemgetter
 from random import Random
 
+from msgspec.structs import replace
+
 from trioqueue.errors import JobNotFound, LeaseLost
 from trioqueue.jobs.job import FINAL, Claim, Job, JobId, Json, NewJob, NodeId, Status
 from trioqueue.jobs.lifecycle import after_attempt, after_deadline
@@ -20,6 +22,7 @@ from trioqueue.store.rows import (
     Row,
     attempt_to_row,
     instant,
+    instant_or_none,
     job_from_row,
     job_to_row,
     microseconds,
@@ -199,10 +202,20 @@ def forget_node(transaction: Transaction, node: NodeId) -> None:
     transaction.run("forget_node", {"node": node})
 
 
-def _held(transaction: Transaction, claim: Claim) -> list[tuple[int, Job]]:
-    """The job that the claim holds; empty when the lease was lost."""
-    rows = transaction.run("held", {"id": claim.job.id, "epoch": claim.epoch})
-    return [(row[0], job_from_row(row[1:])) for row in rows]
+def _held(transaction: Transaction, claim: Claim) -> Iterator[tuple[int, Job]]:
+    """The job that the claim holds, as it is stored now; nothing when the lease was lost."""
+    rows = list(transaction.run("held", {"id": claim.job.id, "epoch": claim.epoch}))
+    for seq, version, lease_until, cancel_requested_at, progress in rows:
+        yield (
+            seq,
+            replace(
+                claim.job,
+                version=version,
+                lease_until=instant(lease_until),
+                cancel_requested_at=instant_or_none(cancel_requested_at),
+                progress=progress,
+            ),
+        )
 
 
 def _end_attempt(

@@ -8,7 +8,7 @@ from typing import cast
 import apsw
 
 from trioqueue.jobs.job import Job, Status
-from trioqueue.store.rows import Row, microseconds
+from trioqueue.store.rows import Row, microseconds, microseconds_or_null
 from trioqueue.store.sqlite.queries import Queries
 
 Values = Row | Mapping[str, object]
@@ -73,10 +73,10 @@ def _kept(seq: int, job: Job, now: datetime) -> Mapping[str, object]:
         "version": job.version,
         "crash_count": job.crash_count,
         "node": job.node,
-        "lease_until": job.lease_until and microseconds(job.lease_until),
-        "started_at": job.started_at and microseconds(job.started_at),
-        "finished_at": job.finished_at and microseconds(job.finished_at),
-        "cancel_requested_at": job.cancel_requested_at and microseconds(job.cancel_requested_at),
+        "lease_until": microseconds_or_null(job.lease_until),
+        "started_at": microseconds_or_null(job.started_at),
+        "finished_at": microseconds_or_null(job.finished_at),
+        "cancel_requested_at": microseconds_or_null(job.cancel_requested_at),
         "reason": job.reason,
         "progress": job.progress,
         "result": job.result,

@@ -1,3 +1,4 @@
--- The fence: the job, if this claim still holds it.
-SELECT seq, {job_columns} FROM jobs
+-- The fence: what may have changed about a claim's job, if the claim still holds it. Nothing else
+-- can change while a job is processing, so the large columns need not be read again.
+SELECT seq, version, lease_until, cancel_requested_at, progress FROM jobs
 WHERE id = :id AND epoch = :epoch AND status = 'processing';
