@@ -69,7 +69,11 @@ def test_what_a_program_asks_for_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_setting_is_documented(docs: str) -> None:
     for field in Settings.model_fields:
-        name = field.upper() if field in ("port", "worker_count", "job_queue_capacity") else PREFIX + field.upper()
+        name = (
+            field.upper()
+            if field in ("port", "worker_count", "job_queue_capacity")
+            else PREFIX + field.upper()
+        )
         if field != "warnings":
             assert f"`{name}`" in docs, f"{name} is missing in the documentation"
 

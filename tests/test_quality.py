@@ -34,7 +34,9 @@ def test_the_format_is_ruffs() -> None:
 
 def test_flake8_async_finds_nothing() -> None:
     # 119 and 101: async context managers that yield inside a nursery are the documented form.
-    check_command("flake8-async", "--enable=ASYNC", "--disable=ASYNC900,ASYNC910,ASYNC911,ASYNC913", *CODE[:1])
+    check_command(
+        "flake8-async", "--enable=ASYNC", "--disable=ASYNC900,ASYNC910,ASYNC911,ASYNC913", *CODE[:1]
+    )
 
 
 @pytest.mark.timeout(600)

@@ -28,7 +28,7 @@ DEFAULT_RETENTION = {
 }
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 LENIENT = {"port": (1, 65535), "worker_count": (0, 1000), "job_queue_capacity": (1, 100_000)}
-"""The tutorial service's settings and the values that they can have."""
+"""The tutorial service's settings, lenient in the environment, and the values that they can have."""
 
 
 def parse_duration(text: object) -> object:
@@ -71,9 +71,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_by_name=True)
 
-    port: int = Field(8080, validation_alias="PORT")
-    worker_count: int = Field(10, validation_alias="WORKER_COUNT")
-    job_queue_capacity: int = Field(100, validation_alias="JOB_QUEUE_CAPACITY")
+    port: int = Field(8080, ge=1, le=65535, validation_alias="PORT")
+    worker_count: int = Field(10, ge=0, le=1000, validation_alias="WORKER_COUNT")
+    job_queue_capacity: int = Field(100, ge=1, le=100_000, validation_alias="JOB_QUEUE_CAPACITY")
 
     host: str = Field("127.0.0.1", min_length=1, max_length=255)
     store: str = Field("sqlite:///trioqueue.db", pattern=r"^(memory:|sqlite:///.+)$")

@@ -103,9 +103,12 @@ class Node:
         """Close intake, finish what runs within the grace period, end."""
         self.close_intake()
         if not self._stopping.is_set():
-            running = 0 if self._leases is None else self._leases.running
-            self.events.publish(NodeDraining(node=self.id, running=running, grace_seconds=self.grace_seconds))
             self._stopping.set()
+            if self._leases is not None:
+                running = self._leases.running
+                self.events.publish(
+                    NodeDraining(node=self.id, running=running, grace_seconds=self.grace_seconds)
+                )
 
     def cut(self) -> None:
         """As `stop`, without the grace period."""

@@ -102,7 +102,7 @@ class Service:
         """
         known = self._parse_id(job_id)
         started = trio.current_time()
-        ended = self._ended.setdefault(known, trio.Event())
+        self._ended.setdefault(known, trio.Event())
         try:
             job = await self._store.cancel(known)
             if job.is_final and job.status is not Status.CANCELLED:
@@ -111,7 +111,7 @@ class Service:
             with trio.move_on_after(wait_seconds):
                 while not job.is_final:
                     with trio.move_on_after(CANCEL_POLL_SECONDS):
-                        await ended.wait()
+                        await self._ended.setdefault(known, trio.Event()).wait()
                     job = await self._store.get(known)
         finally:
             self._ended.pop(known, None)
@@ -162,4 +162,4 @@ class Service:
 
     def _notice_end(self, event: Event) -> None:
         if isinstance(event, AttemptEnded) and event.job.id in self._ended:
-            self._ended[event.job.id].set()
+            self._ended.pop(event.job.id).set()

@@ -97,7 +97,7 @@ def _check(request: JobRequest) -> None:
     if len(request.type) > TYPE_CHARACTERS or not TYPE_PATTERN.fullmatch(request.type):
         raise InvalidJob(
             "/type",
-            f"a type is 1 to {TYPE_CHARACTERS} letters, digits or any of _ . : / -, beginning with a letter, digit or _",
+            f"a type is 1 to {TYPE_CHARACTERS} letters, digits or _ . : / -, and begins with none of . : / -",
         )
     if not QUEUE_PATTERN.fullmatch(request.queue):
         raise InvalidJob("/queue", "a queue is 1 to 100 letters, digits or any of _ . : -")

@@ -1,10 +1,11 @@
 """Handlers that do real work: read a file, hash it, compress it with gzip, count its lines.
 
-    TRIOQUEUE_HANDLERS=library_files:handlers hypercorn trioqueue.app:app
+TRIOQUEUE_HANDLERS=library_files:handlers hypercorn trioqueue.app:app
 """
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -46,7 +47,7 @@ async def describe_file(ctx: Context, path: str) -> Description:
 def count_lines(ctx: Context, path: str) -> int:
     """A plain function runs in a thread; `check_cancelled` is where it can be stopped."""
     lines = 0
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         for _ in file:
             lines += 1
             if lines % 10_000 == 0:

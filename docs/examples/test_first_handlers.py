@@ -8,7 +8,7 @@ from trioqueue.app import create_app
 
 
 async def test_three_cups_take_three_minutes(autojump_clock: MockClock) -> None:
-    app = create_app(handlers, store="memory:")
+    app = create_app(handlers, store="memory:", grace_seconds=0)
     async with app.test_app() as running:
         client = running.test_client()
         response = await client.post("/jobs", json={"type": "brew", "payload": {"tea": "sencha", "cups": 3}})
@@ -25,7 +25,7 @@ async def test_three_cups_take_three_minutes(autojump_clock: MockClock) -> None:
 
 
 async def test_eleven_cups_run_out_of_time_five_times(autojump_clock: MockClock) -> None:
-    app = create_app(handlers, store="memory:")
+    app = create_app(handlers, store="memory:", grace_seconds=0)
     async with app.test_app() as running:
         client = running.test_client()
         response = await client.post("/jobs", json={"type": "brew", "payload": {"tea": "assam", "cups": 11}})
@@ -38,7 +38,7 @@ async def test_eleven_cups_run_out_of_time_five_times(autojump_clock: MockClock)
 
 
 async def test_a_payload_that_does_not_fit_is_refused_at_the_door(autojump_clock: MockClock) -> None:
-    app = create_app(handlers, store="memory:")
+    app = create_app(handlers, store="memory:", grace_seconds=0)
     async with app.test_app() as running:
         client = running.test_client()
         response = await client.post(

@@ -26,7 +26,7 @@ import trio
 
 from trioqueue import Context, Handlers
 from trioqueue.clock import WallClock
-from trioqueue.config import Settings
+from trioqueue.config import load_settings
 from trioqueue.jobs.job import Json, NewJob, NodeId, new_job_id
 from trioqueue.node import Node
 from trioqueue.store.open import open_store
@@ -72,7 +72,7 @@ async def drained_in(url: str, count: int) -> float:
             finished.set()
 
     async with trio.open_nursery() as nursery:
-        node = Node(Settings(store=url, log_level="error"), noop_handlers(done))
+        node = Node(load_settings(store=url, log_level="error"), noop_handlers(done))
         began = time.perf_counter()
         await nursery.start(node.run)
         await finished.wait()
@@ -104,7 +104,9 @@ def raw_loop(directory: Path, count: int) -> float:
         with connection:
             for row in claimed:
                 connection.execute(
-                    "UPDATE jobs SET status = 'completed' WHERE id = ? AND epoch = ? AND status = 'processing'", row
+                    "UPDATE jobs SET status = 'completed'"
+                    " WHERE id = ? AND epoch = ? AND status = 'processing'",
+                    row,
                 )
                 connection.execute("INSERT INTO attempts VALUES (?, ?, 'completed')", row)
     return time.perf_counter() - began
@@ -151,7 +153,9 @@ def service(directory: Path, **environment: str) -> Iterator[int]:
         process.wait(40)
 
 
-def request(connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None) -> bytes:
+def request(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None
+) -> bytes:
     connection.request(method, path, body, {"Content-Type": "application/json"})
     return connection.getresponse().read()
 
@@ -185,7 +189,13 @@ def http_posts(directory: Path) -> None:
         for _ in range(3):
             probes.append(posts_per_second(port, CONNECTIONS, "/livez", "GET"))
             posts.append(posts_per_second(port, CONNECTIONS))
-    report(f"durable POST /jobs, {CONNECTIONS} connections", posts, "GET /livez, same client", probes, "requests/s")
+    report(
+        f"durable POST /jobs, {CONNECTIONS} connections",
+        posts,
+        "GET /livez, same client",
+        probes,
+        "requests/s",
+    )
 
 
 def latency(directory: Path) -> None:
@@ -202,7 +212,7 @@ def latency(directory: Path) -> None:
             started.set()
 
         async with trio.open_nursery() as nursery:
-            node = Node(Settings(store=url, log_level="error"), noop_handlers(done))
+            node = Node(load_settings(store=url, log_level="error"), noop_handlers(done))
             await nursery.start(node.run)
             for _ in range(PINGS):
                 started = trio.Event()
@@ -237,7 +247,9 @@ def memory(directory: Path) -> None:
 
 def rss_of_children() -> list[int]:
     """KiB of each descendant of this process (hypercorn's parent and its worker)."""
-    table = subprocess.run(["ps", "-eo", "pid=,ppid=,rss="], capture_output=True, text=True, check=True).stdout
+    table = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,rss="], capture_output=True, text=True, check=True
+    ).stdout
     rows = [tuple(map(int, line.split())) for line in table.splitlines()]
     mine, found = {os.getpid()}, []
     for _ in range(4):

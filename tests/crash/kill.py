@@ -5,13 +5,11 @@
 See docs/crash-testing.md. Ends with 1 when any promise was broken.
 """
 
-import json
 import os
 import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from argparse import ArgumentParser
 from collections import Counter
@@ -24,22 +22,13 @@ from random import Random, SystemRandom
 from typing import Any, Literal, get_args
 
 from tests.crash.audit import Audit, Kill, Kind, audit
-from tests.crash.ledger import Ledger
+from tests.crash.load import call, load
 from tests.web.hosts import Host, start_host
 
 ROOT = Path(__file__).parent.parent.parent
 
 HostKind = Literal["asyncio", "trio", "serve", "asyncio-w2"]
 Ending = Literal["kill", "kill while starting", "kill while draining", "kill one process, then all", "drain"]
-
-CLIENTS = 4
-JOBS_PER_CLIENT = 250
-"""For each client in each cycle, so that the backlog stays within what a cycle can work off."""
-
-CANCELLED = 0.04
-"""The share of jobs that their client cancels at once."""
-
-TYPES = {"quick": 70, "threaded": 12, "snoozing": 6, "slow": 6, "flaky": 6}
 
 READY_SECONDS = 20.0
 DRAIN_SECONDS = 120.0
@@ -131,16 +120,6 @@ class Course:
             self.kills.append(Kill(now, now))
 
 
-def call(
-    connection: HTTPConnection, method: str, path: str, body: dict[str, Any] | None = None
-) -> tuple[int, Any]:
-    """One request; the status and the decoded answer."""
-    text = None if body is None else json.dumps(body)
-    connection.request(method, path, text, {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    return response.status, json.loads(response.read())
-
-
 def ask(host: Host, path: str) -> tuple[int, Any]:
     """One GET on a connection of its own."""
     with closing(HTTPConnection("127.0.0.1", host.port, timeout=10)) as connection:
@@ -164,68 +143,6 @@ def wait_ready(host: Host, seconds: float = READY_SECONDS) -> bool:
                 return True
         time.sleep(0.01)
     return False
-
-
-def make_job(random: Random, key: str) -> dict[str, Any]:
-    (type,) = random.choices(list(TYPES), list(TYPES.values()))
-    payload: dict[str, Any] = {"key": key}
-    if type == "slow":
-        payload["seconds"] = round(random.uniform(0.05, 0.5), 3)
-    job: dict[str, Any] = {"type": type, "payload": payload}
-    if random.random() < 0.05:
-        job["delay_seconds"] = round(random.uniform(0.0, 2.0), 3)
-    return job
-
-
-def send_jobs(port: int, ledger: Ledger, stopping: threading.Event, random: Random, name: str) -> None:
-    """One client: posts jobs as fast as they are answered, and writes down what it was promised."""
-    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
-        for number in range(JOBS_PER_CLIENT):
-            if stopping.is_set():
-                return
-            try:
-                send_job(connection, ledger, random, f"{name}-{number}")
-            except (OSError, HTTPException):
-                return  # the service is gone: nobody knows what became of this one
-
-
-def send_job(connection: HTTPConnection, ledger: Ledger, random: Random, key: str) -> None:
-    ledger.write("asked", key)
-    status, answer = call(connection, "POST", "/jobs", make_job(random, key))
-    if status != 201:
-        ledger.write("refused", key, str(status))
-        time.sleep(0.05)
-        return
-    ledger.write("acknowledged", key, answer["id"])
-    if random.random() < CANCELLED:
-        status, _ = call(connection, "POST", f"/jobs/{answer['id']}/cancel")
-        match status:
-            case 200:
-                ledger.write("cancelled", key)
-            case 202:
-                ledger.write("stopping", key)
-
-
-@contextmanager
-def load(port: int, path: Path, random: Random, name: str) -> Iterator[None]:
-    """Several clients at once, until the block ends."""
-    ledger = Ledger(path)
-    stopping = threading.Event()
-    clients = [
-        threading.Thread(
-            target=send_jobs, args=(port, ledger, stopping, Random(random.random()), f"{name}-{number}")
-        )
-        for number in range(CLIENTS)
-    ]
-    for client in clients:
-        client.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        for client in clients:
-            client.join()
-        ledger.close()
 
 
 def run_cycle(course: Course, number: int, seed: int) -> None:

@@ -51,7 +51,7 @@ def test_it_is_ready_again_within_two_seconds_with_a_hundred_thousand_jobs_waiti
         host.kill()
     figures = [seconds_until_ready(ground) for _ in range(3)]
     with capsys.disabled():
-        print(f"\nready again after {', '.join(f'{seconds:.2f}' for seconds in figures)} s")  # noqa: T201
+        print(f"\nready again after {', '.join(f'{seconds:.2f}' for seconds in figures)} s")
     assert min(figures) < READY_SECONDS
 
 

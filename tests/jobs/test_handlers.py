@@ -87,7 +87,8 @@ def test_a_malformed_type_is_refused(type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"timeout_seconds": 0}, {"timeout_seconds": -1}, {"max_attempts": 0}, {"max_attempts": 10_000}]
+    "options",
+    [{"timeout_seconds": 0}, {"timeout_seconds": -1}, {"max_attempts": 0}, {"max_attempts": 10_000}],
 )
 def test_limits_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -81,7 +81,9 @@ def test_a_failed_attempt_counts_and_waits() -> None:
 
 
 def test_the_last_failed_attempt_makes_the_job_dead() -> None:
-    transition = after_attempt(processing(attempt=5, max_attempts=5), TimedOut("timed out after 3 s"), jitter=0)
+    transition = after_attempt(
+        processing(attempt=5, max_attempts=5), TimedOut("timed out after 3 s"), jitter=0
+    )
     assert (transition.status, transition.reason) == (Status.DEAD, "timed out after 3 s")
 
 

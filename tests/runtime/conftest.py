@@ -61,7 +61,9 @@ async def start_node(store_url: str, nursery: trio.Nursery) -> AsyncIterator[Sta
     nodes: list[Node] = []
 
     async def start(handlers: Handlers | None = None, **settings: Any) -> NodeUnderTest:
-        node = Node(Settings(**{"store": store_url, "log_level": "error", **settings}), handlers, random=Random(1))
+        node = Node(
+            Settings(**{"store": store_url, "log_level": "error", **settings}), handlers, random=Random(1)
+        )
         test = NodeUnderTest(node)
         await nursery.start(node.run)
         nodes.append(node)

@@ -3,6 +3,7 @@
 import subprocess
 import threading
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -47,13 +48,18 @@ async def test_a_failing_job_is_retried_until_it_is_dead(
 
     assert (job.status, job.attempt, job.reason) == (Status.DEAD, 4, "KeyError: 'missing'")
     assert await node.outcomes(job) == ["failed"] * 4
-    waits = [later - earlier for earlier, later in zip(started, started[1:], strict=False)]
+    waits = [later - earlier for earlier, later in pairwise(started)]
     assert all(base <= wait <= base * 1.25 + 1.3 for base, wait in zip([2, 4, 8], waits, strict=True)), waits
 
 
 @pytest.mark.parametrize(
     "error",
-    [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseExceptionGroup("g", [SystemExit(1), ValueError("x")])],
+    [
+        SystemExit(3),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        BaseExceptionGroup("g", [SystemExit(1), ValueError("x")]),
+    ],
     ids=lambda error: type(error).__name__,
 )
 async def test_whatever_a_handler_raises_the_node_lives(
@@ -113,7 +119,9 @@ async def test_a_timeout_is_a_failed_attempt_with_a_name(
     assert await node.outcomes(job) == ["timed_out", "timed_out"]
 
 
-async def test_a_deadline_ends_the_attempt_and_the_job(start_node: StartNode, autojump_clock: MockClock) -> None:
+async def test_a_deadline_ends_the_attempt_and_the_job(
+    start_node: StartNode, autojump_clock: MockClock
+) -> None:
     handlers = Handlers()
 
     @handlers.handler("slow")
@@ -156,7 +164,7 @@ async def test_a_snoozed_job_runs_later_and_keeps_its_attempt(
         if len(runs) < 3:
             try:
                 ctx.snooze(100, "not yet")
-            except Exception:  # noqa: BLE001 — a careless handler must not swallow it
+            except Exception:  # a careless handler must not swallow it
                 pytest.fail("snooze was swallowed")
 
     node = await start_node(handlers)
@@ -184,7 +192,9 @@ async def test_a_delayed_job_starts_when_it_is_due(start_node: StartNode, autoju
     assert due <= started[0] <= due + timedelta(seconds=1.5)
 
 
-async def test_a_result_that_is_not_json_fails_for_good(start_node: StartNode, autojump_clock: MockClock) -> None:
+async def test_a_result_that_is_not_json_fails_for_good(
+    start_node: StartNode, autojump_clock: MockClock
+) -> None:
     handlers = Handlers()
 
     @handlers.handler("odd")
@@ -281,7 +291,9 @@ async def test_cancel_tells_when_something_still_unwinds(
     assert second.confirmed
 
 
-async def test_cancelling_a_thread_works_where_it_asks(start_node: StartNode, autojump_clock: MockClock) -> None:
+async def test_cancelling_a_thread_works_where_it_asks(
+    start_node: StartNode, autojump_clock: MockClock
+) -> None:
     handlers = Handlers()
     rounds = []
 
@@ -365,7 +377,9 @@ async def test_after_the_grace_period_attempts_are_released_and_cost_nothing(
     assert node.node.leases_left == 0
 
 
-async def test_a_second_signal_cuts_the_grace_period(start_node: StartNode, autojump_clock: MockClock) -> None:
+async def test_a_second_signal_cuts_the_grace_period(
+    start_node: StartNode, autojump_clock: MockClock
+) -> None:
     handlers = Handlers()
 
     @handlers.handler("endless")
@@ -439,7 +453,7 @@ async def test_run_process_leaves_no_descendant(start_node: StartNode) -> None:
     node = await start_node(handlers)
     job = await node.enqueue("shell")
     with trio.fail_after(10):
-        while len(alive()) < 4:
+        while len(alive()) < 4:  # noqa: ASYNC110 — processes of the system's have no event
             await trio.sleep(0.05)
     receipt = await node.node.service.cancel(job.id, wait_seconds=8)
 

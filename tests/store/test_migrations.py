@@ -44,7 +44,7 @@ def test_an_interrupted_migration_has_not_happened(path: Path) -> None:
 
 def test_a_newer_database_is_refused_and_left_alone(path: Path) -> None:
     rows_after(path, FIRST, SECOND)
-    with pytest.raises(ConfigError, match="version 2.*up to 1.*newer trioqueue"):
+    with pytest.raises(ConfigError, match=r"version 2.*up to 1.*newer trioqueue"):
         rows_after(path, FIRST)
     assert rows_after(path, FIRST, SECOND) == [(1, 2)]
 

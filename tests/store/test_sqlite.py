@@ -256,23 +256,26 @@ async def test_a_foreign_lock_is_reported_and_recovered_from(
         await enqueue(store)
 
 
-async def test_a_damaged_file_is_refused(path: Path, clock: HandClock) -> None:
-    async with open_at(path, clock) as store:
-        await store.enqueue([new_job(payload=Json(b'"%s"' % (b"x" * 500))) for _ in range(500)])
+def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 8192] = b"\xff" * 8192
     path.write_bytes(data)
+
+
+async def test_a_damaged_file_is_refused(path: Path, clock: HandClock) -> None:
+    async with open_at(path, clock) as store:
+        await store.enqueue([new_job(payload=Json(b'"%s"' % (b"x" * 500))) for _ in range(500)])
+    damage(path)
     with pytest.raises(StoreUnavailable, match="damaged; restore a backup"):
         async with open_at(path, clock):
             pass
 
 
-async def test_a_file_that_is_no_database_is_refused(path: Path, clock: HandClock) -> None:
+def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
     path.write_text("Dear diary, " * 1000)
     with pytest.raises(StoreUnavailable, match="not an SQLite database"):
-        async with open_at(path, clock):
-            pass
-    assert path.read_text().startswith("Dear diary")
+        connections.prepare(path)
+    assert path.read_text() == "Dear diary, " * 1000
 
 
 async def test_the_database_of_another_program_is_refused(path: Path, clock: HandClock) -> None:
@@ -345,8 +348,19 @@ def test_these_urls_can_be_opened(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "memory", "sqlite:", "sqlite://", "sqlite:///", "sqlite:////", "sqlite:///:memory:", "sqlite:///a/"]
-    + ["sqlite://jobs.db", "postgresql://localhost/jobs", "jobs.db", "sqlite:///a\x00b", "SQLITE:///x"],
+    [
+        "",
+        "memory",
+        "jobs.db",
+        "postgresql://localhost/jobs",
+        "sqlite:",
+        "sqlite://jobs.db",
+        "sqlite:///",
+        "sqlite:////",
+        "sqlite:///directory/",
+        "sqlite:///:memory:",
+        "sqlite:///nul\x00.db",
+    ],
 )
 async def test_other_urls_are_refused_with_what_is_accepted(url: str) -> None:
     problem = check_url(url)

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import trio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from trioqueue.clock import run_inline
 from trioqueue.errors import TrioqueueError
-from trioqueue.jobs.job import Claim, Job, JobId, Json, NewJob, NodeId, Status
+from trioqueue.jobs.job import Claim, Job, Json, NewJob, NodeId, Status
 from trioqueue.jobs.outcome import Cancelled, Completed, Failed, Outcome, Released, Snoozed, TimedOut
 from trioqueue.store.open import open_store
 from trioqueue.store.protocol import Hint, JobFilter, Store
@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 NODES = st.sampled_from([NodeId("alice"), NodeId("bob")])
 TYPES = st.sampled_from(["noop", "mail"])
+QUEUES = st.sampled_from(["default", "slow"])
 SECONDS = st.sampled_from([0.0, 0.5, 1.0, 3.0, 60.0])
 LIMITS = st.integers(1, 4)
 OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(
@@ -78,11 +79,29 @@ class Loop:
             await self._stopping.wait()
 
 
+NEW_JOBS = st.fixed_dictionaries(
+    {
+        "type": TYPES,
+        "queue": QUEUES,
+        "priority": st.integers(-1, 1),
+        "delay": st.none() | SECONDS,
+        "deadline": st.none() | SECONDS,
+        "unique_key": st.none() | st.sampled_from("kl"),
+        "tags": st.lists(st.sampled_from("abc"), max_size=3).map(tuple),
+        "max_attempts": st.integers(1, 3),
+    }
+)
+
+
+def has_claims(machine: "StoresAgree") -> bool:
+    return bool(machine.claims)
+
+
 class StoresAgree(RuleBasedStateMachine):
     """Every rule makes the same call on both, and compares the answers and the hints."""
 
-    @initialize()
-    def open(self) -> None:
+    @initialize(fields=st.lists(NEW_JOBS, min_size=3, max_size=8))
+    def open(self, fields: list[dict[str, Any]]) -> None:
         self.directory = tempfile.mkdtemp()
         self.clock = HandClock()
         self.loop = Loop(Path(self.directory) / "jobs.db", self.clock)
@@ -91,6 +110,7 @@ class StoresAgree(RuleBasedStateMachine):
         self.loop.sqlite.listen(self.hints[1].append)
         self.new: list[NewJob] = []
         self.claims: list[Claim] = []
+        self.enqueue(fields)
 
     def teardown(self) -> None:
         if hasattr(self, "loop"):
@@ -104,48 +124,38 @@ class StoresAgree(RuleBasedStateMachine):
             except TrioqueueError as error:
                 return repr(error)
 
-        first, second = (self.loop.call(lambda s=store: answer(s)) for store in self.stores)  # type: ignore[misc]
+        async def answers() -> tuple[T | str, T | str]:
+            return await answer(self.loop.memory), await answer(self.loop.sqlite)
+
+        first, second = self.loop.call(answers)
         assert first == second
         assert self.hints[0] == self.hints[1]
         return first
 
-    @property
-    def stores(self) -> tuple[Store, Store]:
-        return self.loop.memory, self.loop.sqlite
-
     def some_claims(self, data: st.DataObject) -> list[Claim]:
-        if not self.claims:
-            return []
-        return data.draw(st.lists(st.sampled_from(self.claims), max_size=3, unique_by=lambda c: c.job.id))
+        return data.draw(st.lists(st.sampled_from(self.claims), min_size=1, max_size=3))
 
-    def some_job(self, data: st.DataObject) -> JobId:
-        ids = [new.id for new in self.new] or [JobId("nobody")]
-        return data.draw(st.sampled_from(ids))
+    def some_job(self, data: st.DataObject) -> NewJob:
+        return data.draw(st.sampled_from(self.new))
 
-    @rule(
-        type=TYPES,
-        queue=st.sampled_from(["default", "slow"]),
-        priority=st.integers(-1, 1),
-        delay=st.none() | SECONDS,
-        deadline=st.none() | SECONDS,
-        unique_key=st.none() | st.sampled_from("kl"),
-        tags=st.lists(st.sampled_from("abc"), max_size=3).map(tuple),
-        max_attempts=st.integers(1, 3),
-        times=st.integers(1, 3),
-    )
-    def enqueue(self, delay: float | None, deadline: float | None, times: int, **fields: object) -> None:
-        now = self.clock.now()
-        fields["run_at"] = None if delay is None else now + timedelta(seconds=delay)
-        fields["deadline_at"] = None if deadline is None else now + timedelta(seconds=deadline)
-        new = [new_job(**fields) for _ in range(times)]
+    @rule(fields=st.lists(NEW_JOBS, min_size=1, max_size=3))
+    def enqueue(self, fields: list[dict[str, Any]]) -> None:
+        new = [self.a_new_job(**chosen) for chosen in fields]
         self.new += new
         self.both(lambda store: store.enqueue(new))
 
+    def a_new_job(self, *, delay: float | None, deadline: float | None, **fields: Any) -> NewJob:
+        now = self.clock.now()
+        return new_job(
+            run_at=None if delay is None else now + timedelta(seconds=delay),
+            deadline_at=None if deadline is None else now + timedelta(seconds=deadline),
+            **fields,
+        )
+
     @rule(data=st.data())
     def enqueue_again(self, data: st.DataObject) -> None:
-        if self.new:
-            again = [data.draw(st.sampled_from(self.new))]
-            self.both(lambda store: store.enqueue(again))
+        again = [self.some_job(data)]
+        self.both(lambda store: store.enqueue(again))
 
     @rule(seconds=SECONDS)
     def wait(self, seconds: float) -> None:
@@ -159,21 +169,25 @@ class StoresAgree(RuleBasedStateMachine):
         assert not isinstance(claims, str)
         self.claims += claims
 
+    @precondition(has_claims)
     @rule(data=st.data(), outcome=OUTCOMES, worker=st.none() | st.integers(0, 9))
     def settle(self, data: st.DataObject, outcome: Outcome, worker: int | None) -> None:
-        for claim in self.some_claims(data)[:1]:
-            self.both(lambda store: store.settle(claim, outcome, worker=worker))
+        claim = self.some_claims(data)[0]
+        self.both(lambda store: store.settle(claim, outcome, worker=worker))
 
+    @precondition(has_claims)
     @rule(data=st.data(), seconds=SECONDS)
     def renew(self, data: st.DataObject, seconds: float) -> None:
         claims = self.some_claims(data)
         self.both(lambda store: store.renew(claims, lease_seconds=seconds))
 
+    @precondition(has_claims)
     @rule(data=st.data())
     def progress(self, data: st.DataObject) -> None:
-        for claim in self.some_claims(data):
-            self.both(lambda store: store.progress(claim, Json(b"0.5")))  # noqa: B023 (called at once)
+        claim = self.some_claims(data)[0]
+        self.both(lambda store: store.progress(claim, Json(b"0.5")))
 
+    @precondition(has_claims)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         claims = self.some_claims(data)
@@ -181,7 +195,7 @@ class StoresAgree(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        job_id = self.some_job(data)
+        job_id = self.some_job(data).id
         self.both(lambda store: store.cancel(job_id))
 
     @rule(limit=LIMITS)
@@ -196,7 +210,7 @@ class StoresAgree(RuleBasedStateMachine):
     @rule(
         status=st.none() | st.sampled_from(Status),
         type=st.none() | TYPES,
-        queue=st.none() | st.sampled_from(["default", "slow"]),
+        queue=st.none() | QUEUES,
         tag=st.none() | st.sampled_from("abc"),
         limit=LIMITS,
     )
@@ -217,23 +231,22 @@ class StoresAgree(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def attempts(self, data: st.DataObject) -> None:
-        job_id = self.some_job(data)
+        job_id = self.some_job(data).id
         self.both(lambda store: store.attempts(job_id))
 
     @invariant()
     def the_jobs_and_the_counts_are_the_same(self) -> None:
-        async def counts(store: Store) -> set[tuple[str, str, Status, int]]:
-            return {(count.queue, count.type, count.status, count.jobs) for count in await store.counts()}
+        async def everything(store: Store) -> object:
+            counts = {(count.queue, count.type, count.status, count.jobs) for count in await store.counts()}
+            return (await store.list(JobFilter(), limit=1000)).jobs, counts
 
-        if hasattr(self, "loop"):
-            self.both(lambda store: store.list(JobFilter(), limit=1000))
-            self.both(counts)
+        self.both(everything)
 
 
 TestStoresAgree = StoresAgree.TestCase
 TestStoresAgree.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
+    max_examples=100,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

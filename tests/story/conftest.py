@@ -27,7 +27,9 @@ class Client:
 
     async def call(self, method: str, path: str, **options: Any) -> tuple[int, dict[str, Any]]:
         response = await self._client.open(path, method=method, **options)
-        assert response.content_type in ("application/json", "application/problem+json"), response.content_type
+        assert response.content_type in ("application/json", "application/problem+json"), (
+            response.content_type
+        )
         self.headers = response.headers
         return response.status_code, await response.get_json(force=True)
 

@@ -44,6 +44,7 @@ class FakeNode:
     def __init__(self) -> None:
         self.job = os.environ.get("FAKE_JOB", "idle")
         self.grace_seconds = float(os.environ.get("FAKE_GRACE", "1"))
+        self.is_demo = False
         self.health = Health.__new__(Health)
         self.service = Service.__new__(Service)
         self.draining = trio.Event()
@@ -117,9 +118,12 @@ class FakeNode:
             case "blocking":
                 self.leases_left = 1
                 await trio.sleep(0.5)
-                time.sleep(60)
+                note("busy")
+                time.sleep(60)  # noqa: ASYNC251
             case "stubborn":
                 self.leases_left = 1
+                await trio.sleep(0.5)
+                note("busy")
                 while True:
                     try:
                         await trio.sleep_forever()
@@ -142,18 +146,22 @@ def read_trace() -> list[str]:
     return [line.split()[1] for line in Path(os.environ["FAKE_TRACE"]).read_text().splitlines()]
 
 
+def count_fds() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 app = Site(make_node=FakeNode, max_body_bytes=100_000, limits=LIMITS)
 committed: list[str] = []
 
 
 @app.get("/")
 async def instant() -> Response:
-    return Response(json.dumps({"pid": os.getpid(), "fds": len(os.listdir("/proc/self/fd"))}))
+    return Response(json.dumps({"pid": os.getpid(), "fds": count_fds()}))
 
 
 @app.post("/echo")
-async def echo() -> bytes:
-    return await request.get_data(as_text=False)
+async def echo() -> Response:
+    return Response(await request.get_data())
 
 
 @app.post("/early")

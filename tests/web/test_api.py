@@ -82,7 +82,12 @@ BAD_JOBS: list[tuple[Any, int, str, str | None]] = [
     ({"type": "endless", "run_at": "tomorrow"}, 422, "invalid-job", "/run_at"),
     ({"type": "endless", "run_at": "2030-01-01T00:00:00"}, 422, "invalid-job", "/run_at"),
     ({"type": "endless", "run_at": "9999-12-31T23:59:59-12:00"}, 422, "invalid-job", "/run_at"),
-    ({"type": "endless", "run_at": "2030-01-01T00:00:00Z", "delay_seconds": 1}, 422, "invalid-job", "/delay_seconds"),
+    (
+        {"type": "endless", "run_at": "2030-01-01T00:00:00Z", "delay_seconds": 1},
+        422,
+        "invalid-job",
+        "/delay_seconds",
+    ),
     ({"type": "endless", "delay_seconds": -1}, 422, "invalid-job", "/delay_seconds"),
     ({"type": "endless", "max_attempts": 0}, 422, "invalid-job", "/max_attempts"),
     ({"type": "endless", "timeout_seconds": 0}, 422, "invalid-job", "/timeout_seconds"),
@@ -90,7 +95,12 @@ BAD_JOBS: list[tuple[Any, int, str, str | None]] = [
     ({"type": "endless", "tags": ["a", "x" * 65]}, 422, "invalid-job", "/tags/1"),
     ({"type": "endless", "unique_key": ""}, 422, "invalid-job", "/unique_key"),
     ({"type": "endless", "parent_id": "me"}, 422, "invalid-job", "/parent_id"),
-    ({"type": "endless", "parent_id": "0" * 8 + "-0000-7000-8000-" + "0" * 12}, 422, "invalid-job", "/parent_id"),
+    (
+        {"type": "endless", "parent_id": "0" * 8 + "-0000-7000-8000-" + "0" * 12},
+        422,
+        "invalid-job",
+        "/parent_id",
+    ),
     ({"type": "endless", "traceparent": "x"}, 422, "invalid-job", "/traceparent"),
 ]
 
@@ -119,7 +129,9 @@ async def test_malformed_json_is_a_400(start: StartClient, autojump_clock: MockC
 
 
 @pytest.mark.parametrize("store_url", ["memory"], indirect=True)
-async def test_the_door_knows_sizes_types_methods_and_paths(start: StartClient, autojump_clock: MockClock) -> None:
+async def test_the_door_knows_sizes_types_methods_and_paths(
+    start: StartClient, autojump_clock: MockClock
+) -> None:
     client = await start(max_payload_bytes=1000)
     big = {"type": "a", "payload": "x" * 2000}
     assert (await client.post("/jobs", big))[0] == 413
@@ -132,7 +144,9 @@ async def test_the_door_knows_sizes_types_methods_and_paths(start: StartClient, 
     assert (await client.get("/jobs/00000000-0000-7000-8000-000000000000"))[0] == 404
 
 
-async def test_a_unique_key_gives_the_job_that_is_there(start: StartClient, autojump_clock: MockClock) -> None:
+async def test_a_unique_key_gives_the_job_that_is_there(
+    start: StartClient, autojump_clock: MockClock
+) -> None:
     client = await start(example_handlers())
     body = {"type": "resize", "payload": {"path": "a"}, "unique_key": "a"}
     first_status, first = await client.post("/jobs", body)
@@ -174,8 +188,18 @@ async def test_filters_and_pages(start: StartClient, autojump_clock: MockClock) 
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=x", "limit=1_000", "limit=%D9%A1", "limit=501", "limit=%C2%B2", "status=done", "cursor=x",
-     "cursor=%00", "colour=red"],
+    [
+        "limit=0",
+        "limit=x",
+        "limit=1_000",
+        "limit=%D9%A1",
+        "limit=501",
+        "limit=%C2%B2",
+        "status=done",
+        "cursor=x",
+        "cursor=%00",
+        "colour=red",
+    ],
 )
 @pytest.mark.parametrize("store_url", ["memory", "sqlite"], indirect=True)
 async def test_a_bad_filter_is_a_400(start: StartClient, autojump_clock: MockClock, query: str) -> None:
@@ -207,7 +231,9 @@ async def test_cancel_tells_the_truth(start: StartClient, autojump_clock: MockCl
     assert (await client.post(f"/jobs/{done['id']}/cancel?wait=forever"))[0] == 400
 
 
-async def test_cancel_without_waiting_names_what_unwinds(start: StartClient, autojump_clock: MockClock) -> None:
+async def test_cancel_without_waiting_names_what_unwinds(
+    start: StartClient, autojump_clock: MockClock
+) -> None:
     client = await start(example_handlers())
     _, job = await client.post("/jobs", {"type": "endless"})
     await trio.sleep(1)

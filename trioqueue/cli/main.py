@@ -61,8 +61,8 @@ def _find_site(reference: str) -> Site:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module_name), name or "app")
-    except (ImportError, AttributeError) as error:
-        raise ConfigError([f"the app {reference!r} cannot be found: {error}"]) from error
+    except Exception as error:  # whatever the user's module raises while it is imported
+        raise ConfigError([f"the app {reference!r}: {type(error).__name__}: {error}"]) from error
     if not isinstance(found, Site):
         raise ConfigError(
             [f"the app {reference!r} is a {type(found).__name__}; make it with trioqueue.app.create_app"]

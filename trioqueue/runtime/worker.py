@@ -12,7 +12,7 @@ from random import Random
 import trio
 
 from trioqueue.clock import Clock, held_clock
-from trioqueue.errors import LeaseLost, MalformedJson, StoreUnavailable, TrioqueueError
+from trioqueue.errors import InvalidInput, LeaseLost, MalformedJson, StoreUnavailable
 from trioqueue.events import AttemptEnded, AttemptLost, AttemptStarted, Events
 from trioqueue.health import Health
 from trioqueue.jobs import codec
@@ -70,7 +70,7 @@ class Worker:
         async with claims:
             async for claim in claims:
                 await self._attempt(claim, settling)
-                with suppress(trio.WouldBlock):
+                with suppress(trio.WouldBlock, trio.EndOfChannel):
                     # What is in the channel already needs no wake-up; at most its capacity.
                     while True:
                         await self._attempt(claims.receive_nowait(), settling)
@@ -92,22 +92,21 @@ class Worker:
     async def _outcome(self, held: Held) -> Outcome:
         """What the attempt comes to. Raises nothing but the cancellation of the node itself."""
         job = held.claim.job
+        try:
+            handler = self._handlers.find(job.type)
+            arguments = handler.parse(codec.decode_kept(job.payload))
+        except InvalidInput as error:  # it fitted at the door: the handler has changed since
+            return Failed(str(error), final=True)
         context = Context(held.claim, held, self.number, self._store, self._clock)
         scope = trio.CancelScope()
         held.begin(scope, self._limit_at(job))
         try:
             with scope:
-                handler = self._handlers.find(job.type)
-                arguments = handler.parse(codec.decode_kept(job.payload))
-                result = await self._call(handler, context, arguments)
-                return Completed(encode_result(result))
+                return _completed(await self._call(handler, context, arguments))
         except SnoozeRequested as snooze:
             outcome: Outcome = Snoozed(snooze.seconds, snooze.reason)
         except LeaseLost:
             return Released("the lease was lost")
-        except (MalformedJson, TrioqueueError) as error:
-            # The payload no longer fits the handler, or the result is not JSON: trying again is no help.
-            outcome = Failed(str(error), final=True)
         except BaseException as error:
             # SystemExit, groups, a Cancelled from some other scope: all end the attempt only.
             if trio.current_effective_deadline() == -math.inf:
@@ -190,3 +189,11 @@ class Worker:
         if job.deadline_at is not None and self._clock.now() >= job.deadline_at:
             return f"stopped at its deadline, {job.deadline_at.isoformat()}"
         return f"timed out after {job.timeout_seconds:g} s"
+
+
+def _completed(result: object) -> Completed | Failed:
+    """What a handler's return value makes of the attempt; one that is not JSON will not be next time."""
+    try:
+        return Completed(encode_result(result))
+    except MalformedJson as error:
+        return Failed(str(error), final=True)

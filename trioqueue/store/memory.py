@@ -148,13 +148,16 @@ class MemoryStore:
     async def release(self, claims: Sequence[Claim]) -> int:
         await trio.lowlevel.checkpoint()
         now = self._clock.now()
-        held = [job for claim in claims if (job := self._held(claim)) is not None]
-        for job in held:
-            ledger = self._attempts[job.id]
-            self._keep(changes.released(job, ledger[-1].started_at if ledger else None, now))
-        if held:
+        released = 0
+        for claim in claims:
+            job = self._held(claim)
+            if job is not None:
+                ledger = self._attempts[job.id]
+                self._keep(changes.released(job, ledger[-1].started_at if ledger else None, now))
+                released += 1
+        if released:
             self._ring(Hint.WORK)
-        return len(held)
+        return released
 
     async def cancel(self, job_id: JobId) -> Job:
         await trio.lowlevel.checkpoint()

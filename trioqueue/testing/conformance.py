@@ -645,6 +645,12 @@ class StoreConformance:
         assert await store.release(claims) == 1
         assert await store.get(done.id) == done
 
+    async def test_a_claim_that_is_named_twice_is_released_once(self, store: Store) -> None:
+        await enqueue(store)
+        claimed = await claim_one(store)
+        assert await store.release([claimed, claimed]) == 1
+        assert (await store.get(claimed.job.id)).attempt == 0
+
     async def test_a_release_rings_for_work(self, store: Store) -> None:
         await enqueue(store)
         claimed = await claim_one(store)

@@ -28,7 +28,8 @@ async def enqueue() -> Response:
     """Keep a job: 201 once it is committed and flushed, 200 when its unique key is in use."""
     if request.mimetype not in ("application/json", "", "application/x-www-form-urlencoded"):
         raise UnsupportedMediaType("send the job as application/json")
-    job_request = parse_job_request(await request.get_data(cache=False))
+    body = cast(bytes, await request.get_data(cache=False))
+    job_request = parse_job_request(body)
     with trio.CancelScope(shield=True):  # a client that hangs up now must not undo the commit
         enqueued = await service().enqueue(job_request)
     response = answer(job_body(enqueued.job), status=201 if enqueued.created else 200)

@@ -25,6 +25,14 @@ TOO_SLOW = Problem(408, "slow-body", "The body came too slowly", "Send the whole
 FAILED = Problem(500, "internal", "Internal error", "The request failed; the service's log says why.")
 
 
+class Refused(Exception):
+    """The request is not let through; `problem` is the answer to it."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.title)
+        self.problem = problem
+
+
 class BodyTooLarge(Exception):
     """More bytes came than are accepted."""
 
@@ -51,23 +59,29 @@ class Edge:
                 await self._app(scope, receive, send)
 
     async def _answer(self, scope: Scope, body: "_Body", send: Send) -> None:
+        try:
+            content = await self._admit(scope, body)
+        except ClientGone:
+            pass
+        except Refused as refused:
+            await _refuse(body, send, refused.problem)
+        else:
+            await self._call(scope, _replayed(content, body.receive), send)
+
+    async def _admit(self, scope: Scope, body: "_Body") -> bytes:
+        """The whole body, or `Refused`: at once for a slow one, else after the rest of it was dropped."""
         problem = find_problem(scope, self._limits, self.max_body_bytes)
         if problem is None:
             try:
                 with trio.fail_after(self._limits.body_seconds):
-                    content = await body.read(self.max_body_bytes)
-            except ClientGone:
-                return
+                    return await body.read(self.max_body_bytes)
+            except trio.TooSlowError:
+                raise Refused(TOO_SLOW) from None
             except BodyTooLarge:
                 problem = _too_large(self.max_body_bytes)
-            except trio.TooSlowError:
-                await _refuse(body, send, TOO_SLOW)
-            else:
-                await self._call(scope, _replayed(content, body.receive), send)
-        if problem is not None:
-            with trio.move_on_after(self._limits.drain_seconds):
-                await body.drain(self._limits.drain_bytes)
-            await _refuse(body, send, problem)
+        with trio.move_on_after(self._limits.drain_seconds):
+            await body.drain(self._limits.drain_bytes)
+        raise Refused(problem)
 
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = failed = False

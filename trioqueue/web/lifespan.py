@@ -21,6 +21,7 @@ from trioqueue.web.process import (
     Ending,
     ExitCode,
     end_process,
+    final_state,
     hold_process,
     is_hypercorns,
 )
@@ -54,22 +55,25 @@ class Lifespan(TrioASGILifespan):
         except Exception as error:
             await self._fail(sole_cause(error), send)
         else:
-            if node.leases_left and is_hypercorns():
-                end_process(ExitCode.GAVE_UP, f"gave up with {node.leases_left} claims still held")
+            if node.leases_left > 0 and is_hypercorns():
+                end_process(*final_state(node))
             await send({"type": "lifespan.shutdown.complete"})
 
     async def _host(self, node: Hosted, receive: Receive, send: Send) -> None:
         install_guard(self._site.limits, grace_seconds=node.grace_seconds)
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
-            if is_hypercorns():
-                nursery.start_soon(_stop_without_server, hold_process(node, is_guest=is_guest()), node)
+            ending = hold_process(node, is_guest=is_guest()) if is_hypercorns() else None
+            if ending is not None:
+                nursery.start_soon(_end_without_server, ending, node)
             with self._site.hosting(node):
                 async with trio.open_nursery() as self._site.nursery:
                     await self._site.startup()
                     self._has_started = True
                     await send({"type": "lifespan.startup.complete"})
                     await receive()  # lifespan.shutdown: the server has ended
+                    if ending is not None:
+                        ending.hurry()
                     node.stop()
                     await node.stopped.wait()
                     await self._site.shutdown()
@@ -91,11 +95,14 @@ class Lifespan(TrioASGILifespan):
         await send({"type": f"lifespan.{stage}.failed", "message": last_words})
 
 
-async def _stop_without_server(ending: Ending, node: Hosted) -> None:
-    """Drain in time even if the server hangs: the watchdog ends both, but claims are given back first."""
+async def _end_without_server(ending: Ending, node: Hosted) -> None:
+    """Drain in time even if the server hangs, or cannot be told: claims are given back in any case."""
     await ending.asked.wait()
-    await trio.sleep(SERVER_SECONDS + SPARE_SECONDS / 2)
+    await trio.sleep(SERVER_SECONDS + SPARE_SECONDS / 4)
     node.stop()
+    await node.stopped.wait()
+    await trio.sleep(SPARE_SECONDS / 4)
+    end_process(*final_state(node))
 
 
 def sole_cause(error: BaseException) -> BaseException:

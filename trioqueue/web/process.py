@@ -57,6 +57,18 @@ def end_process(code: ExitCode, last_words: str) -> NoReturn:
     os._exit(code)
 
 
+def final_state(node: Hosted) -> tuple[ExitCode, str]:
+    """What a node comes to whose process ends now, and how to say so."""
+    left = node.leases_left
+    if node.stopped.is_set() and left == 0:
+        return ExitCode.DRAINED, "the work is drained, but the process held on and was ended"
+    claims = f"{left} claim" if left == 1 else f"{left} claims"
+    return (
+        ExitCode.GAVE_UP,
+        f"gave up with {claims} still held; other nodes take the jobs over when the leases run out",
+    )
+
+
 def is_hypercorns() -> bool:
     """Whether the hypercorn command owns this process: then we may end it, and hold its signals."""
     main = getattr(sys.modules["__main__"], "__spec__", None)
@@ -72,9 +84,8 @@ class Watchdog:
 
     def __init__(self, node: Hosted) -> None:
         self._node = node
-        self._deadlines: queue.SimpleQueue[float | None] = (
-            queue.SimpleQueue()
-        )  # may be used in signal handlers
+        # This kind of queue may be filled from a signal handler.
+        self._deadlines: queue.SimpleQueue[float | None] = queue.SimpleQueue()
         threading.Thread(target=self._watch, name="trioqueue-watchdog", daemon=True).start()
 
     def arm(self, seconds: float) -> None:
@@ -92,18 +103,10 @@ class Watchdog:
             try:
                 asked = self._deadlines.get(timeout=left)
             except queue.Empty:
-                self._end()
+                end_process(*final_state(self._node))
             if asked is None:
                 return
             deadline = min(deadline, asked)
-
-    def _end(self) -> NoReturn:
-        left = self._node.leases_left
-        if self._node.stopped.is_set() and left == 0:
-            end_process(ExitCode.DRAINED, "the work is drained, but the process held on; ended it")
-        claims = f"{left} claim" + "s" * (left != 1)
-        held = f"{claims} still held; other nodes take over when the leases run out"
-        end_process(ExitCode.GAVE_UP, f"gave up waiting with {held}")
 
 
 class Ending:
@@ -126,6 +129,10 @@ class Ending:
         else:
             self._watchdog.arm(CUT_SECONDS)
             self._run_soon(self._node.cut)
+
+    def hurry(self) -> None:
+        """The server has ended; from here on only the node needs time."""
+        self._watchdog.arm(self._node.grace_seconds + SPARE_SECONDS)
 
     def _drain(self) -> None:
         self.asked.set()

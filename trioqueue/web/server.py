@@ -16,8 +16,9 @@ import trio
 from hypercorn.config import Config
 
 from trioqueue.errors import ConfigError, StoreUnavailable
+from trioqueue.web.hosted import Hosted
 from trioqueue.web.lifespan import sole_cause
-from trioqueue.web.process import Ending, ExitCode, Watchdog, hold_signals
+from trioqueue.web.process import Ending, ExitCode, Watchdog, final_state, hold_signals
 from trioqueue.web.site import Site
 
 log = logging.getLogger(__name__)
@@ -37,18 +38,18 @@ def serve(site: Site, *, bind: Sequence[str], access_log: bool = False) -> ExitC
     cuts. `bind` takes what hypercorn takes: `host:port`, `[v6]:port`, `unix:path`, `fd://number`.
     """
     try:
-        leases_left = trio.run(_serve, site, bind, access_log)
+        node = trio.run(_serve, site, bind, access_log)
     except KeyboardInterrupt:
         return ExitCode.DRAINED  # the node had not started yet
     except Exception as error:
         return _explain(sole_cause(error))
-    if leases_left > 0:
-        _say(f"gave up with {leases_left} claims still held; other nodes take over when the leases run out")
-        return ExitCode.GAVE_UP
-    return ExitCode.DRAINED
+    code, words = final_state(node)
+    if code is not ExitCode.DRAINED:
+        _say(words)
+    return code
 
 
-async def _serve(site: Site, bind: Sequence[str], access_log: bool) -> int:
+async def _serve(site: Site, bind: Sequence[str], access_log: bool) -> Hosted:
     node = site.make_node()
     config = _config(bind, access_log=access_log)
     with ExitStack() as held:
@@ -63,7 +64,7 @@ async def _serve(site: Site, bind: Sequence[str], access_log: bool) -> int:
             # No request runs any more, so nothing is enqueued after this.
             node.stop()
         # The node has ended, and with it every attempt; its store is closed.
-    return node.leases_left
+    return node
 
 
 async def _serve_http(site: Site, config: Config, bind: Sequence[str], stopping: trio.Event) -> None:

@@ -143,11 +143,15 @@ def settle(
 
 
 def release(transaction: Transaction, claims: Sequence[Claim]) -> int:
-    held = [found for claim in claims for found in _held(transaction, claim)]
-    for seq, job in held:
+    return sum(_release(transaction, claim) for claim in claims)
+
+
+def _release(transaction: Transaction, claim: Claim) -> bool:
+    for seq, job in _held(transaction, claim):
         earlier = [instant(at) for (at,) in transaction.run("last_attempt_started_at", {"seq": seq})]
         transaction.keep(seq, job, changes.released(job, earlier[0] if earlier else None, transaction.now))
-    return len(held)
+        return True
+    return False
 
 
 def cancel(transaction: Transaction, job_id: JobId) -> Job:
