@@ -12,6 +12,7 @@ import trioqueue
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "trioqueue"
+NOT_OURS = "ASYNC114,ASYNC124,ASYNC128,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913"
 CODE = ["trioqueue", "tests", "docs/examples"]
 
 
@@ -33,10 +34,11 @@ def test_the_format_is_ruffs() -> None:
 
 
 def test_flake8_async_finds_nothing() -> None:
-    # 119 and 101: async context managers that yield inside a nursery are the documented form.
-    check_command(
-        "flake8-async", "--enable=ASYNC", "--disable=ASYNC900,ASYNC910,ASYNC911,ASYNC913", *CODE[:1]
-    )
+    # 114 and 128 want a list of startable functions and do not see task_status handed on; 124
+    # would make routes sync, which Quart runs in threads; the 900s are opt-in, for libraries
+    # whose every function is a checkpoint.
+    files = [str(path) for path in sorted(PACKAGE.rglob("*.py"))]
+    check_command("flake8-async", f"--disable={NOT_OURS}", *files)
 
 
 @pytest.mark.timeout(600)

@@ -142,6 +142,8 @@ class Audit:
 def audit(clients: Path, handlers: Path, store: Path, kills: Sequence[Kill]) -> Audit:
     """Read everything and judge it. Nothing may be writing any more."""
     promises, runs = read_promises(clients), read_runs(handlers)
+    if not store.exists():
+        return Audit(promises, runs, [], [], [Violation("damaged", "there is no store")])
     connection = apsw.Connection(str(store), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         connection.pragma("query_only", True)

@@ -157,6 +157,7 @@ def run_cycle(course: Course, number: int, seed: int) -> None:
             say(f"cycle {number:4}  {plan.ending} after {plan.after_seconds:.2f} s")
             return
         if not wait_ready(host):
+            say(f"cycle {number:4}  not ready")
             course.failures.append(f"cycle {number}: not ready\n{host.output()}")
             course.kill(host)
             return
@@ -217,6 +218,8 @@ def run(cycles: int, seed: int, kind: HostKind, directory: Path) -> tuple[Course
     course = Course(Ground(directory), kind)
     for number in range(1, cycles + 1):
         run_cycle(course, number, seed)
+        if course.failures:
+            break
     drain(course)
     ground = course.ground
     return course, audit(ground.clients, ground.handlers, ground.store, course.kills)

@@ -101,9 +101,9 @@ def test_a_released_job_keeps_its_place_in_the_queue() -> None:
     assert after_attempt(processing(), Released("stop"), jitter=0).wait_seconds is None
 
 
-def test_a_first_crash_runs_again_at_once_and_costs_no_attempt() -> None:
+def test_a_first_crash_keeps_its_place_and_costs_no_attempt() -> None:
     transition = after_attempt(processing(attempt=1), Lost("node-1"), jitter=0.5)
-    assert (transition.attempt, transition.crash_count, transition.wait_seconds) == (0, 1, 0.0)
+    assert (transition.attempt, transition.crash_count, transition.wait_seconds) == (0, 1, None)
 
 
 def test_three_crashes_make_a_job_dead() -> None:

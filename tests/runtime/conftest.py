@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from trioqueue import Handlers
+from trioqueue.clock import Clock
 from trioqueue.config import Settings
 from trioqueue.events import Event
 from trioqueue.jobs.job import Job
@@ -60,9 +61,14 @@ async def start_node(store_url: str, nursery: trio.Nursery) -> AsyncIterator[Sta
     """Start a node with these handlers and settings; it is cut when the test ends."""
     nodes: list[Node] = []
 
-    async def start(handlers: Handlers | None = None, **settings: Any) -> NodeUnderTest:
+    async def start(
+        handlers: Handlers | None = None, *, clock: Clock | None = None, **settings: Any
+    ) -> NodeUnderTest:
         node = Node(
-            Settings(**{"store": store_url, "log_level": "error", **settings}), handlers, random=Random(1)
+            Settings(**{"store": store_url, "log_level": "error", **settings}),
+            handlers,
+            clock=clock,
+            random=Random(1),
         )
         test = NodeUnderTest(node)
         await nursery.start(node.run)

@@ -109,6 +109,7 @@ async def test_nobody_is_answered_who_hung_up(autojump_clock: MockClock) -> None
         ([(b"content-encoding", b"identity")], 200),
         ([(b"x", b"y")] * 64, 200),
         ([(b"x", b"y")] * 65, 400),
+        ([(b"x", b"y" * 10_000)] * 2, 431),
     ],
 )
 async def test_headers(autojump_clock: MockClock, headers: list[tuple[bytes, bytes]], status: int) -> None:
@@ -121,6 +122,11 @@ async def test_headers(autojump_clock: MockClock, headers: list[tuple[bytes, byt
 async def test_bad_targets(autojump_clock: MockClock, target: bytes) -> None:
     status, _, body = await ask(target=target)
     assert (status, json.loads(body)["type"]) == (400, "/problems/bad-target")
+
+
+async def test_a_long_target(autojump_clock: MockClock) -> None:
+    assert (await ask(target=b"/" + b"a" * 4000))[0] == 200
+    assert (await ask(target=b"/" + b"a" * 4000 + b"?" + b"b" * 1000))[0] == 414
 
 
 async def test_an_app_that_fails_before_it_answers_gives_a_plain_500(

@@ -101,8 +101,8 @@ def _after_failure(job: Job, reason: str, jitter: float) -> Transition:
 def _after_crash(job: Job, node: str, jitter: float) -> Transition:
     crashes = job.crash_count + 1
     dead = crashes >= CRASHES_ALLOWED
-    # The first crash is most often a deploy or a power cut: run again at once.
-    wait_seconds = backoff_seconds(crashes - 1, jitter) if crashes > 1 else 0.0
+    # The first crash is most often a deploy or a power cut: the job keeps its place in the queue.
+    wait_seconds = backoff_seconds(crashes - 1, jitter) if crashes > 1 else None
     return Transition(
         status=Status.DEAD if dead else Status.PENDING,
         attempt=max(job.attempt - 1, 0),

@@ -89,7 +89,8 @@ class Leases:
         self._node = node
         self._health = health
         self._events = events
-        self._held: dict[JobId, Held] = {}
+        self._held: dict[tuple[JobId, int], Held] = {}
+        """By job and epoch: after a pause a node may hold a job anew while an older attempt unwinds."""
         self._running = 0
         self._settling = 0
         self._finished = 0
@@ -123,14 +124,15 @@ class Leases:
         """Take these claims in hand; `asked_at` is the Trio time before the store was asked."""
         stop_at = self.stop_at(asked_at)
         for claim in claims:
-            self._held[claim.job.id] = Held(claim, asked_at, stop_at)
+            self._held[claim.job.id, claim.epoch] = Held(claim, asked_at, stop_at)
+            if older := self._held.get((claim.job.id, claim.epoch - 1)):
+                older.cancel(Cause.LOST)
 
     def begin(self, claim: Claim) -> Held | None:
         """A worker begins this claim; None when the node has given it back or lost it meanwhile."""
-        held = self._held.get(claim.job.id)
-        if held is None or held.claim is not claim:
-            return None
-        self._running += 1
+        held = self._held.get((claim.job.id, claim.epoch))
+        if held is not None:
+            self._running += 1
         return held
 
     def finish(self) -> None:
@@ -143,7 +145,7 @@ class Leases:
     def end(self, held: Held) -> None:
         """The outcome is recorded, or dropped because the lease was lost: the claim leaves our hands."""
         self._settling -= 1
-        del self._held[held.claim.job.id]
+        self._forget(held)
 
     def look_for_cancels(self) -> None:
         """Somebody may have asked for a job to stop: renewing tells."""
@@ -190,10 +192,10 @@ class Leases:
 
     def _lose(self, held: Held) -> None:
         """The fence has moved on. A claim that is just being settled is not lost, only gone."""
-        if self._held.get(held.claim.job.id) is not held:
+        if (held.claim.job.id, held.claim.epoch) not in self._held:
             return
         if held.scope is None:
-            del self._held[held.claim.job.id]
+            self._forget(held)
             self.ended.ring()
         else:
             held.cancel(Cause.LOST)
@@ -209,7 +211,10 @@ class Leases:
         if not waiting:
             return
         for held in waiting:
-            del self._held[held.claim.job.id]
+            self._forget(held)
         self.ended.ring()
         released = await self._store.release([held.claim for held in waiting])
         self._events.publish(ClaimsReleased(node=self._node, released=released))
+
+    def _forget(self, held: Held) -> None:
+        del self._held[held.claim.job.id, held.claim.epoch]

@@ -72,7 +72,8 @@ class Pool:
                     dispatching.cancel_scope.cancel()
                 # Nothing is claimed any more. The send channel is closed, so that each worker ends
                 # once the attempt that it runs has ended.
-                cutter.start_soon(self._cut, settling.cancel_scope, cutting, grace_seconds)
+                # (The cutter outlives `settling` by design: it is what may have to cancel it.)
+                cutter.start_soon(self._cut, settling.cancel_scope, cutting, grace_seconds)  # noqa: ASYNC111
                 await self._release_waiting()
             # No attempt is running any more; what could be settled has been.
             cutter.cancel_scope.cancel()

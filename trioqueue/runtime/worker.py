@@ -107,7 +107,7 @@ class Worker:
             outcome: Outcome = Snoozed(snooze.seconds, snooze.reason)
         except LeaseLost:
             return Released("the lease was lost")
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103
             # SystemExit, groups, a Cancelled from some other scope: all end the attempt only.
             if trio.current_effective_deadline() == -math.inf:
                 raise

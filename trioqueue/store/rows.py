@@ -38,11 +38,11 @@ def instant(microseconds: int) -> datetime:
 
 
 def microseconds_or_null(instant: datetime | None) -> int | None:
-    return None if instant is None else (instant - _EPOCH) // _MICROSECOND
+    return None if instant is None else microseconds(instant)
 
 
 def instant_or_none(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else _EPOCH + timedelta(0, 0, microseconds)
+    return None if microseconds is None else instant(microseconds)
 
 
 def job_to_row(job: Job) -> Row:

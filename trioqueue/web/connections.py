@@ -32,6 +32,10 @@ class Refused(Exception):
     """The client wants a protocol that is not spoken here; it has its answer, if there is one."""
 
 
+ORDINARY = (Refused, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+"""Ends of a connection that nobody needs to read of."""
+
+
 @dataclass(frozen=True)
 class HeadBegun(Event):
     """The first bytes of a request head have come."""
@@ -182,6 +186,8 @@ class GuardedAsyncioServer(AsyncioServer):
         async with self.send_lock:
             try:
                 for start in range(0, len(data), CHUNK_BYTES):
+                    if self.writer.is_closing():
+                        raise ConnectionAbortedError
                     async with asyncio.timeout(self._limits.write_seconds):
                         self.writer.write(data[start : start + CHUNK_BYTES])
                         await self.writer.drain()
@@ -229,5 +235,5 @@ def _report(errors: ExceptionGroup[Exception]) -> None:
     for error in errors.exceptions:
         if isinstance(error, ExceptionGroup):
             _report(error)
-        elif not isinstance(error, Refused):
+        elif not isinstance(error, ORDINARY):
             log.warning("ended one connection: %.200s", repr(error))

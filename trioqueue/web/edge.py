@@ -142,11 +142,20 @@ class _Body:
 def find_problem(scope: Scope, limits: Limits, max_body_bytes: int) -> Problem | None:
     """What is wrong with this request head, if anything."""
     target: bytes = scope["raw_path"]
-    if not target.startswith(b"/") or UNPRINTABLE.search(target) or UNPRINTABLE.search(scope["query_string"]):
+    query: bytes = scope["query_string"]
+    if not target.startswith(b"/") or UNPRINTABLE.search(target) or UNPRINTABLE.search(query):
         return BAD_TARGET
+    if len(target) + len(query) > limits.target_bytes:
+        return Problem(
+            414, "long-target", "The target is too long", f"Send {limits.target_bytes} bytes at most."
+        )
     headers: list[tuple[bytes, bytes]] = list(scope["headers"])
     if len(headers) > limits.headers:
-        return Problem(400, "too-many-headers", "Too many headers", f"Send at most {limits.headers} fields.")
+        return Problem(400, "too-many-headers", "Too many headers", f"Send {limits.headers} fields at most.")
+    if sum(len(name) + len(value) for name, value in headers) > limits.head_bytes:
+        return Problem(
+            431, "large-headers", "The headers are too large", f"Send {limits.head_bytes} bytes at most."
+        )
     fields = {name.lower(): value for name, value in headers}
     length = fields.get(b"content-length")
     if length is not None and b"transfer-encoding" in fields:

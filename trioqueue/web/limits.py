@@ -28,6 +28,12 @@ class Limits:
     headers: int = 64
     """Header fields of one request."""
 
+    head_bytes: int = 16 * 1024
+    """Names and values of all its header fields together."""
+
+    target_bytes: int = 4 * 1024
+    """The path and the query string."""
+
     drain_bytes: int = 8 * 1024 * 1024
     """How much of a refused body is read and dropped, so that the client gets to read its answer."""
 

@@ -68,18 +68,15 @@ def claim(
 ) -> list[Claim]:
     now = transaction.now
     lanes = _pending_lanes(transaction, types)
-    for queue, type in lanes:
-        transaction.run(
-            "promote",
-            {"queue": queue, "type": type, "now": microseconds(now), "limit": PROMOTED_AT_ONCE},
-        )
+    for lane in lanes:
+        _promote(transaction, lane)
     due, too_late = _take(transaction, lanes, limit)
     for seq, job in too_late:
         transaction.keep(seq, job, changes.settled(job, after_deadline(job), now))
     lease_until = now + timedelta(seconds=lease_seconds)
     values = {"node": node, "now": microseconds(now), "lease_until": microseconds(lease_until)}
-    for seq, job in due:
-        transaction.run("claim", values | {"seq": seq})
+    transaction.run_many("claim", [{**values, "seq": seq} for seq, _ in due])
+    for _, job in due:
         transaction.count(Status.PENDING, job, -1)
         transaction.count(Status.PROCESSING, job, +1)
     return [Claim(job=changes.claimed(job, node, now, lease_until), node=node) for _, job in due]
@@ -90,6 +87,15 @@ def _pending_lanes(transaction: Transaction, types: frozenset[str] | None) -> li
     lanes = {(queue, type) for queue, type in transaction.run("pending_lanes")}
     lanes |= {(queue, type) for status, queue, type in transaction.changes if status == Status.PENDING}
     return sorted(lane for lane in lanes if types is None or lane[1] in types)
+
+
+def _promote(transaction: Transaction, lane: Lane) -> None:
+    queue, type = lane
+    now = microseconds(transaction.now)
+    rows = transaction.run(
+        "promotable", {"queue": queue, "type": type, "now": now, "limit": PROMOTED_AT_ONCE}
+    )
+    transaction.run_many("promote", list(rows))
 
 
 def _take(

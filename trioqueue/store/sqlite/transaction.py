@@ -1,7 +1,7 @@
 """What an operation is handed: one write transaction, its time, and the counters' part of it."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import cast
 
@@ -32,6 +32,10 @@ class Transaction:
     def run(self, query: str, values: Values = ()) -> Iterator[Row]:
         """Run a query; its rows are read from the database as they are asked for."""
         return cast(Iterator[Row], self.connection.execute(self._queries[query], values))
+
+    def run_many(self, query: str, values: Sequence[Values]) -> None:
+        """Run a query once for each of `values`."""
+        self.connection.executemany(self._queries[query], values)
 
     def changed(self, query: str, values: Values) -> bool:
         """Run a query that writes; whether it changed any row."""
