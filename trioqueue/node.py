@@ -47,6 +47,11 @@ DEMO_WARNING = (
     "set TRIOQUEUE_HANDLERS=package.module:handlers"
 )
 
+DEMO_REFUSED = (
+    "real handlers have served this store, and demo mode would only pretend to run its jobs; "
+    "set TRIOQUEUE_HANDLERS=package.module:handlers, or another TRIOQUEUE_STORE"
+)
+
 
 class Node:
     """One running trioqueue. Make it inside a Trio run, `run` it once."""
@@ -147,8 +152,7 @@ class Node:
             settings.store, clock=self._clock, random=self._random, node=self.id, run_sync=run_sync
         )
         async with opening as store:
-            await store.beat(self.id)
-            self.health.store_written()
+            await self._take(store)
             supervisor = Supervisor(self.id, self.health, self.events, self._random)
             leases = self._leases = Leases(
                 store, self.id, lease_seconds=settings.lease_seconds, health=self.health, events=self.events
@@ -184,6 +188,13 @@ class Node:
                 upkeep.cancel_scope.cancel()
         # Nothing uses the store now.
         self.events.publish(NodeStopped(node=self.id, leases_left=len(leases)))
+
+    async def _take(self, store: Store) -> None:
+        """Show that the store can be written, and that it is one for this node."""
+        if not await store.dedicate(demo=self.is_demo):
+            raise ConfigError([f"{store.url}: {DEMO_REFUSED}"])
+        await store.beat(self.id)
+        self.health.store_written()
 
     @property
     def _types(self) -> frozenset[str] | None:

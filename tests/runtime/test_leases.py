@@ -10,7 +10,7 @@ from tests.runtime.conftest import NodeUnderTest, StartNode
 from trioqueue import Context, Handlers
 from trioqueue.clock import current_clock
 from trioqueue.config import load_settings
-from trioqueue.errors import LoopDied, StoreUnavailable
+from trioqueue.errors import ConfigError, LoopDied, StoreUnavailable
 from trioqueue.events import AttemptLost, JobsRescued
 from trioqueue.jobs.job import Job, NodeId, Status
 from trioqueue.node import Node
@@ -259,3 +259,18 @@ async def test_two_nodes_on_one_file_share_the_work(start_node: StartNode, autoj
     assert sorted(ran) == sorted(job.id for job in jobs)
     for job in jobs:
         assert (await second.get(job)).status is Status.COMPLETED
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_demo_mode_refuses_a_store_that_real_handlers_have_served(
+    start_node: StartNode, autojump_clock: MockClock, store_url: str
+) -> None:
+    """Forgetting TRIOQUEUE_HANDLERS must not complete everybody's jobs by sleeping."""
+    handlers = Handlers()
+
+    @handlers.handler("work")
+    async def work(ctx: Context) -> None: ...
+
+    await start_node(handlers)
+    with pytest.raises(ConfigError, match="TRIOQUEUE_HANDLERS"):
+        await Node(load_settings(store=store_url)).run()

@@ -226,6 +226,13 @@ def test_no_more_connections_than_the_limit(host: Host) -> None:
     wait_until(lambda: host.get("/") != b"", 5)
 
 
+def test_clients_that_vanish_with_requests_pending_leave_no_task_behind(host: Host) -> None:
+    for _ in range(50):  # more than may be connected at once
+        with host.connect() as client:
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n" * 3)
+    wait_until(lambda: host.get("/") != b"", 5)
+
+
 def test_nothing_tells_what_server_this_is(host: Host) -> None:
     assert b"hypercorn" not in host.send(b"GET / HTTP/1.1\r\n" + CLOSE + b"\r\n").lower()
 

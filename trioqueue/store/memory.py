@@ -37,6 +37,7 @@ class MemoryStore:
         self._seen: dict[NodeId, datetime] = {}
         self._bells: list[Bell] = []
         self._next_place = 1
+        self._serves_handlers = False
 
     def __repr__(self) -> str:
         return f"<MemoryStore {len(self._jobs)} jobs>"
@@ -194,6 +195,13 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         jobs = Counter((job.queue, job.type, job.status) for job in self._jobs.values())
         return [Count(queue, type, status, number) for (queue, type, status), number in jobs.items()]
+
+    async def dedicate(self, *, demo: bool) -> bool:
+        await trio.lowlevel.checkpoint()
+        if demo and self._serves_handlers:
+            return False
+        self._serves_handlers = not demo
+        return True
 
     async def beat(self, node: NodeId) -> None:
         await trio.lowlevel.checkpoint()

@@ -188,5 +188,12 @@ class Store(Protocol):
         the number of jobs.
         """
 
+    async def dedicate(self, *, demo: bool) -> bool:
+        """Remember what the store is for: jobs of real handlers, or of demo mode, which only simulates.
+
+        Returns false, and changes nothing, when demo mode asks for a store that real handlers have
+        served: it would complete jobs that somebody depends on. The other way round is welcome.
+        """
+
     async def beat(self, node: NodeId) -> None:
         """Write down that `node` is alive. Proves, too, that the store can be written."""

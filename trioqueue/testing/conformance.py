@@ -867,5 +867,14 @@ class StoreConformance:
         assert scope.cancelled_caught
         assert await everything(store) == []
 
+    # dedicate
+
+    async def test_demo_mode_may_not_have_a_store_that_real_handlers_have_served(self, store: Store) -> None:
+        assert await store.dedicate(demo=True)
+        assert await store.dedicate(demo=True)
+        assert await store.dedicate(demo=False)
+        assert not await store.dedicate(demo=True)
+        assert await store.dedicate(demo=False)
+
     async def test_a_store_says_where_it_is(self, store: Store) -> None:
         assert ":" in store.url

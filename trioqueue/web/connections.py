@@ -22,6 +22,9 @@ CHUNK_BYTES = 64 * 1024
 HASTE = 0.8
 """Of hypercorn's graceful timeout: we hang up first, for hypercorn cancels and leaves tracebacks."""
 
+UNWIND_SECONDS = 0.1
+"""After hanging up, hypercorn's tasks may end by themselves; but some wait for data that cannot come."""
+
 LINGER_SECONDS = 0.5
 """So that a client that is turned away can read why, before its unread request resets the connection."""
 
@@ -95,6 +98,7 @@ class GuardedTrioServer(TrioServer):
         self._limits = limits
         self._doors = doors
         self._patience = _patience(self.config, limits, trio.current_time())
+        self._allowance = trio.CancelScope()
 
     async def run(self) -> None:
         try:
@@ -104,7 +108,8 @@ class GuardedTrioServer(TrioServer):
                     return
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._keep)
-                    await super().run()
+                    with self._allowance:
+                        await super().run()
                     nursery.cancel_scope.cancel()
         except* Exception as errors:
             _report(errors)
@@ -127,8 +132,16 @@ class GuardedTrioServer(TrioServer):
                     with trio.CancelScope(shield=True), trio.fail_after(self._limits.write_seconds):
                         await self.stream.send_all(data[start : start + CHUNK_BYTES])
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-                await trio.aclose_forcefully(self.stream)
+                await self._hang_up()
                 await self.protocol.handle(Closed())
+
+    async def _hang_up(self) -> None:
+        self._allowance.deadline = min(self._allowance.deadline, trio.current_time() + UNWIND_SECONDS)
+        await trio.aclose_forcefully(self.stream)
+
+    async def _close(self) -> None:
+        await super()._close()
+        await self._hang_up()
 
     async def _keep(self) -> None:
         """Close the connection when patience ends, or a moment after the server has."""
@@ -137,7 +150,7 @@ class GuardedTrioServer(TrioServer):
                 await self.context.terminated.wait()
         if self._patience.is_busy:
             await trio.sleep(self.config.graceful_timeout * HASTE)
-        await trio.aclose_forcefully(self.stream)
+        await self._hang_up()
 
     async def _idle_timeout(self) -> None:
         """`_keep` does this, in one task for the whole connection instead of one for each request."""
@@ -158,19 +171,23 @@ class GuardedAsyncioServer(AsyncioServer):
         self._limits = limits
         self._doors = doors
         self._patience = _patience(self.config, limits, self.loop.time())
+        self._allowance = asyncio.timeout(None)
 
     async def run(self) -> None:
-        keeper = self.loop.create_task(self._keep())
         try:
             with self._doors.entered() as welcome:
-                if welcome:
-                    await super().run()
-                else:
+                if not welcome:
                     await self._turn_away()
+                    return
+                keeper = self.loop.create_task(self._keep())
+                try:
+                    async with self._allowance:
+                        await super().run()
+                finally:
+                    keeper.cancel()
         except* Exception as errors:
             _report(errors)
         finally:
-            keeper.cancel()
             self.writer.transport.abort()
 
     async def protocol_send(self, event: Event) -> None:
@@ -192,8 +209,13 @@ class GuardedAsyncioServer(AsyncioServer):
                         self.writer.write(data[start : start + CHUNK_BYTES])
                         await self.writer.drain()
             except (OSError, RuntimeError):  # a TimeoutError is an OSError
-                self.writer.transport.abort()
+                self._hang_up()
                 await self.protocol.handle(Closed())
+
+    def _hang_up(self) -> None:
+        self.writer.transport.abort()
+        if self._allowance.when() is None:
+            self._allowance.reschedule(self.loop.time() + UNWIND_SECONDS)
 
     async def _keep(self) -> None:
         """Close the connection when patience ends, or a moment after the server has."""
@@ -205,7 +227,7 @@ class GuardedAsyncioServer(AsyncioServer):
         if not self._patience.is_busy:
             self.writer.close()
         await asyncio.sleep(self.config.graceful_timeout * HASTE)
-        self.writer.transport.abort()
+        self._hang_up()
 
     async def _idle_timeout(self) -> None:
         """`_keep` does this, in one task for the whole connection instead of one for each request."""
@@ -217,6 +239,7 @@ class GuardedAsyncioServer(AsyncioServer):
         with suppress(OSError, RuntimeError):
             async with asyncio.timeout(self._limits.write_seconds):
                 await self.writer.wait_closed()
+        self._hang_up()
 
     async def _turn_away(self) -> None:
         with suppress(OSError, RuntimeError):

@@ -14,9 +14,11 @@ from trioqueue.web.limits import Limits
 
 log = logging.getLogger(__name__)
 
+HOST = re.compile(rb"(?:\[[0-9a-fA-F:.]+\]|(?:[\w-]{1,63}\.?)*)(?::[0-9]{1,5})?")
 UNPRINTABLE = re.compile(rb"[^\x21-\x7e]")
 
 BAD_TARGET = Problem(400, "bad-target", "Bad request target", "Send an absolute path in printable ASCII.")
+BAD_HOST = Problem(400, "bad-host", "Bad Host header", "Send the name or the address that you call.")
 BAD_FRAMING = Problem(
     400, "bad-framing", "Ambiguous body length", "Send Content-Length or Transfer-Encoding, never both."
 )
@@ -157,6 +159,8 @@ def find_problem(scope: Scope, limits: Limits, max_body_bytes: int) -> Problem |
             431, "large-headers", "The headers are too large", f"Send {limits.head_bytes} bytes at most."
         )
     fields = {name.lower(): value for name, value in headers}
+    if HOST.fullmatch(fields.get(b"host", b"")) is None:
+        return BAD_HOST
     length = fields.get(b"content-length")
     if length is not None and b"transfer-encoding" in fields:
         return BAD_FRAMING
@@ -189,8 +193,10 @@ def _shielded_at_the_end(send: Send) -> Send:
     work behind it: it would never close the connection or start its idle time."""
 
     async def shielded(message: Message) -> None:
-        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        with trio.CancelScope(shield=is_last):  # bounded: the guard puts a deadline on every write
+        if message["type"] != "http.response.body" or message.get("more_body", False):
+            await send(message)
+            return
+        with trio.CancelScope(shield=True):  # bounded: the guard puts a deadline on every write
             await send(message)
 
     return shielded

@@ -204,6 +204,10 @@ def _delete(transaction: Transaction, status: Status, row: Row) -> None:
     transaction.changes[status, queue, type] -= 1
 
 
+def dedicate(transaction: Transaction, demo: bool) -> bool:
+    return transaction.changed("dedicate", {"demo": demo})
+
+
 def beat(transaction: Transaction, node: NodeId) -> None:
     transaction.run("beat", {"node": node, "now": microseconds(transaction.now)})
 

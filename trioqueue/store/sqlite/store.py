@@ -16,7 +16,7 @@ from trioqueue.jobs.job import Attempt, Claim, Job, JobId, Json, NewJob, NodeId,
 from trioqueue.jobs.outcome import Outcome
 from trioqueue.store.cursors import LAST_PLACE, cursor_of, place_of
 from trioqueue.store.protocol import Bell, Count, Enqueued, Hint, JobFilter, Page, Renewal
-from trioqueue.store.rows import attempt_from_row, instant, job_from_row
+from trioqueue.store.rows import attempt_from_row, instant, job_from_row, microseconds
 from trioqueue.store.sqlite import operations
 from trioqueue.store.sqlite.connection import prepare
 from trioqueue.store.sqlite.neighbours import Neighbours, open_neighbours
@@ -129,7 +129,10 @@ class SqliteStore:
         return job
 
     async def rescue(self, *, limit: int) -> Sequence[Job]:
+        await trio.lowlevel.checkpoint()
         dead = self._neighbours.dead()
+        if not dead and not self._reader.read("any_expired", {"now": microseconds(self._clock.now())}):
+            return []
         jobs = await self._writer.submit(
             partial(operations.rescue, dead=dead, limit=limit, random=self._random)
         )
@@ -146,6 +149,9 @@ class SqliteStore:
         await trio.lowlevel.checkpoint()
         rows = self._reader.read("counters")
         return [Count(queue, type, Status(status), jobs) for queue, type, status, jobs in rows]
+
+    async def dedicate(self, *, demo: bool) -> bool:
+        return await self._writer.submit(partial(operations.dedicate, demo=demo))
 
     async def beat(self, node: NodeId) -> None:
         await self._writer.submit(partial(operations.beat, node=node))

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -104,7 +103,7 @@ class Writer:
     async def _commit_next(self) -> None:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH))]
         operations = [submitted.operation for submitted in batch]
-        answers = await self._run_sync(partial(self._commit, operations, self._clock.now()))
+        answers = await self._run_sync(partial(self._commit, operations))
         for submitted, answer in zip(batch, answers, strict=True):
             trio.lowlevel.reschedule(submitted.task, answer)
         await self._let_return(len(batch))
@@ -120,13 +119,13 @@ class Writer:
             if len(self._queue) < expected and not self._closing:
                 await trio.lowlevel.checkpoint()
 
-    def _commit(self, operations: Sequence[Operation[Any]], now: datetime) -> list[Answer]:
+    def _commit(self, operations: Sequence[Operation[Any]]) -> list[Answer]:
         """One answer for each operation. Blocks; raises nothing."""
         try:
             try:
-                return self._transact(_run, operations, now)
+                return self._transact(_run, operations)
             except _Spoilt:
-                return self._transact(_run_apart, operations, now)
+                return self._transact(_run_apart, operations)
         except STORE_ERRORS as error:
             if not isinstance(error, apsw.BusyError | apsw.FullError):
                 close(self._connection)
@@ -139,19 +138,19 @@ class Writer:
         self,
         run: Callable[[Transaction, Operation[Any]], Answer],
         operations: Sequence[Operation[Any]],
-        now: datetime,
     ) -> list[Answer]:
-        with self._transaction(now) as transaction:
+        with self._transaction() as transaction:
             return [run(transaction, operation) for operation in operations]
 
     @contextmanager
-    def _transaction(self, now: datetime) -> Iterator[Transaction]:
+    def _transaction(self) -> Iterator[Transaction]:
         if self._connection is None:
             self._connection = connect_writer(self._path)
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            transaction = Transaction(connection, self._queries, now)
+            # Read after the lock is held: what another process wrote while we waited is in the past.
+            transaction = Transaction(connection, self._queries, self._clock.now())
             yield transaction
             transaction.write_counters()
             connection.execute("COMMIT")

@@ -96,7 +96,8 @@ CREATE TABLE nodes (
 
 -- Which database this is, also after it was copied or moved to another path.
 CREATE TABLE meta (
-    incarnation TEXT NOT NULL
+    incarnation TEXT NOT NULL,
+    purpose TEXT CHECK (purpose IN ('demo', 'handlers'))  -- what its jobs are for; see dedicate.sql
 ) STRICT;
 
 INSERT INTO meta (incarnation) VALUES (lower(hex(randomblob(16))));
