@@ -111,6 +111,7 @@ async def test_nobody_is_answered_who_hung_up(autojump_clock: MockClock) -> None
         ([(b"host", b"a..b")], 400),
         ([(b"host", b"a" * 64)], 400),
         ([(b"host", b"a@b")], 400),
+        ([(b"host", b"a." * 5000 + b"@")], 400),
         ([(b"content-encoding", b"gzip")], 415),
         ([(b"content-encoding", b"identity")], 200),
         ([(b"x", b"y")] * 64, 200),

@@ -45,6 +45,7 @@ def test_what_the_access_log_escapes(text: str, escaped: str) -> None:
         (b"PRI * HTTP/2.0", 505),
         (b"CONNECT a:1 HTTP/1.1\r\nhost: a", 501),
         (b"TRACE / HTTP/1.1\r\nhost: a", 501),
+        (b"head / HTTP/1.1\r\nhost: a", 501),
     ],
 )
 def test_which_requests_are_refused(head: bytes, status: int | None) -> None:

@@ -277,6 +277,21 @@ def test_a_crash_of_the_trio_run_ends_the_process(caplog: pytest.LogCaptureFixtu
     assert "a bug in the lifespan" in caplog.text
 
 
+def test_a_failed_shutdown_ends_the_process_too() -> None:
+    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await send({"type": "lifespan.shutdown.failed", "message": "a crash"})
+
+    async def main() -> None:
+        async with running(fail):
+            await asyncio.sleep(1)
+
+    with pytest.raises(SystemExit) as ended:
+        asyncio.run(main())
+    assert ended.value.code == 70
+
+
 def test_cancelling_the_lifespan_ends_the_trio_run_first() -> None:
     events: list[str] = []
 

@@ -14,7 +14,7 @@ from trioqueue.web.limits import Limits
 
 log = logging.getLogger(__name__)
 
-HOST = re.compile(rb"(?:\[[0-9a-fA-F:.]+\]|(?:[\w-]{1,63}\.?)*)(?::[0-9]{1,5})?")
+HOST = re.compile(rb"(?:\[[0-9a-fA-F:.]+\]|[\w-]{1,63}(?:\.[\w-]{1,63})*\.?)?(?::[0-9]{1,5})?")
 UNPRINTABLE = re.compile(rb"[^\x21-\x7e]")
 
 BAD_TARGET = Problem(400, "bad-target", "Bad request target", "Send an absolute path in printable ASCII.")

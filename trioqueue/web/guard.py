@@ -78,6 +78,8 @@ def find_refusal(request: h11.Request) -> int | None:
         return 505
     if request.method in (b"CONNECT", b"TRACE", b"PRI"):
         return 501
+    if request.method != request.method.upper():  # hypercorn would take `head` for HEAD, but h11 would not
+        return 501
     for name, value in request.headers:
         if name == b"upgrade" and value.strip().lower() == b"websocket":
             return 400

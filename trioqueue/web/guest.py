@@ -16,12 +16,12 @@ import outcome
 import trio
 
 from trioqueue.web.asgi import NOT_RUNNING, App, Message, Receive, Scope, Send, answer
+from trioqueue.web.process import ExitCode
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-CRASHED = 70
 HIGH_WATER = 16
 """Messages that the app may be ahead of the client."""
 
@@ -71,10 +71,9 @@ class Guest:
         last_words: list[Message] = []
 
         async def send_from_trio(message: Message) -> None:
-            # hypercorn ends the worker upon these, so they wait until the Trio run is over.
-            if message["type"] in ("lifespan.startup.complete",):
+            if message["type"] == "lifespan.startup.complete":
                 await _on_asyncio(loop, lambda: send(message))
-            else:
+            else:  # hypercorn ends the worker upon the others, so they wait until the Trio run is over
                 last_words.append(message)
 
         async def run() -> None:
@@ -101,10 +100,14 @@ class Guest:
             self._nursery = None
         if isinstance(result, outcome.Error):
             log.critical("the Trio run ended", exc_info=result.error)
+        if isinstance(result, outcome.Error) or _has_failed(last_words):
+            raise SystemExit(ExitCode.CRASHED)  # hypercorn would go on answering, with nobody at work
         for message in last_words:
             await send(message)
-        if isinstance(result, outcome.Error):
-            raise SystemExit(CRASHED)  # hypercorn would go on answering, with nobody at work
+
+
+def _has_failed(last_words: list[Message]) -> bool:
+    return any(message["type"] == "lifespan.shutdown.failed" for message in last_words)
 
 
 class _Exchange:

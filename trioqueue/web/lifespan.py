@@ -5,6 +5,8 @@ node.run                                                          (ends last)
 """
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -15,10 +17,7 @@ from trioqueue.web.asgi import Receive, Send
 from trioqueue.web.guard import install_guard
 from trioqueue.web.guest import is_guest
 from trioqueue.web.hosted import Hosted
-from trioqueue.web.limits import SERVER_SECONDS
 from trioqueue.web.process import (
-    SPARE_SECONDS,
-    Ending,
     ExitCode,
     end_process,
     final_state,
@@ -44,19 +43,17 @@ class Lifespan(TrioASGILifespan):
         self._has_started = False
 
     async def __call__(self, receive: Any, send: Any) -> None:
-        install_guard(self._site.limits)
-        if self._site.is_hosted:  # by `trioqueue serve`, where the node is outside of the server
-            await super().__call__(receive, send)
-            return
         await receive()  # lifespan.startup
         try:
-            node = self._site.make_node()
-            await self._host(node, receive, send)
+            if self._site.is_hosted:  # by `trioqueue serve`, where the node is outside of the server
+                install_guard(self._site.limits)
+                async with self._serving(receive, send):
+                    pass
+            else:
+                await self._host(self._site.make_node(), receive, send)
         except Exception as error:
             await self._fail(sole_cause(error), send)
         else:
-            if node.leases_left > 0 and is_hypercorns():
-                end_process(*final_state(node))
             await send({"type": "lifespan.shutdown.complete"})
 
     async def _host(self, node: Hosted, receive: Receive, send: Send) -> None:
@@ -65,20 +62,28 @@ class Lifespan(TrioASGILifespan):
             await nursery.start(node.run)
             ending = hold_process(node, is_guest=is_guest()) if is_hypercorns() else None
             if ending is not None:
-                nursery.start_soon(_end_without_server, ending, node)
+                nursery.start_soon(ending.end_without_server)
             with self._site.hosting(node):
-                async with trio.open_nursery() as self._site.nursery:
-                    await self._site.startup()
-                    self._has_started = True
-                    await send({"type": "lifespan.startup.complete"})
-                    await receive()  # lifespan.shutdown: the server has ended
+                async with self._serving(receive, send):
                     if ending is not None:
                         ending.hurry()
                     node.stop()
                     await node.stopped.wait()
-                    await self._site.shutdown()
-                    self._site.nursery.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
+        if node.leases_left > 0 and is_hypercorns():
+            end_process(*final_state(node))
+
+    @asynccontextmanager
+    async def _serving(self, receive: Receive, send: Send) -> AsyncIterator[None]:
+        """Quart's own start and end. The body runs when the server has ended, before Quart does."""
+        async with trio.open_nursery() as self._site.nursery:
+            await self._site.startup()
+            self._has_started = True
+            await send({"type": "lifespan.startup.complete"})
+            await receive()  # lifespan.shutdown
+            yield
+            await self._site.shutdown()
+            self._site.nursery.cancel_scope.cancel()
 
     async def _fail(self, error: BaseException, send: Send) -> None:
         match error:
@@ -87,22 +92,12 @@ class Lifespan(TrioASGILifespan):
             case StoreUnavailable() if not self._has_started:
                 code, last_words = ExitCode.CRASHED, str(error)
             case _:
-                log.critical("the node crashed", exc_info=error)
-                code, last_words = ExitCode.CRASHED, f"the node crashed: {error!r}"
+                log.critical("the service crashed", exc_info=error)
+                code, last_words = ExitCode.CRASHED, f"the service crashed: {error!r}"
         if is_hypercorns():
             end_process(code, last_words)
         stage = "shutdown" if self._has_started else "startup"
         await send({"type": f"lifespan.{stage}.failed", "message": last_words})
-
-
-async def _end_without_server(ending: Ending, node: Hosted) -> None:
-    """Drain in time even if the server hangs, or cannot be told: claims are given back in any case."""
-    await ending.asked.wait()
-    await trio.sleep(SERVER_SECONDS + SPARE_SECONDS / 4)
-    node.stop()
-    await node.stopped.wait()
-    await trio.sleep(SPARE_SECONDS / 4)
-    end_process(*final_state(node))
 
 
 def sole_cause(error: BaseException) -> BaseException:

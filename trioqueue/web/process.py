@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import queue
+import select
 import signal
 import sys
 import threading
@@ -49,11 +50,11 @@ class ExitCode(IntEnum):
 
 def end_process(code: ExitCode, last_words: str) -> NoReturn:
     """End now. Raised through a web server, an exit code would arrive as 0, or as a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    with suppress(OSError):
-        os.write(2, f"trioqueue: {last_words}\n".encode(errors="backslashreplace"))
+    with suppress(OSError, ValueError):
+        if threading.current_thread() is threading.main_thread():
+            sys.stdout.flush()  # elsewhere it could wait for the main thread, for ever
+        if select.select([], [2], [], 0)[1]:  # as could writing into a full pipe
+            os.write(2, f"trioqueue: {last_words}\n".encode(errors="backslashreplace"))
     os._exit(code)
 
 
@@ -133,6 +134,15 @@ class Ending:
     def hurry(self) -> None:
         """The server has ended; from here on only the node needs time."""
         self._watchdog.arm(self._node.grace_seconds + SPARE_SECONDS)
+
+    async def end_without_server(self) -> None:
+        """Drain in time even if the server hangs, or cannot be told: claims are given back in any case."""
+        await self.asked.wait()
+        await trio.sleep(SERVER_SECONDS + SPARE_SECONDS / 4)
+        self._node.stop()
+        await self._node.stopped.wait()
+        await trio.sleep(SPARE_SECONDS / 4)
+        end_process(*final_state(self._node))
 
     def _drain(self) -> None:
         self.asked.set()

@@ -58,12 +58,16 @@ async def _serve(site: Site, bind: Sequence[str], access_log: bool) -> Hosted:
             stopping = trio.Event()
             watchdog = Watchdog(node)
             held.callback(watchdog.dismiss)
-            held.callback(hold_signals(Ending(node, watchdog, stopping.set).ask))
+            ending = Ending(node, watchdog, stopping.set)
+            held.callback(hold_signals(ending.ask))
+            root.start_soon(ending.end_without_server)
             with site.hosting(node):
                 await _serve_http(site, config, bind, stopping)
             # No request runs any more, so nothing is enqueued after this.
             node.stop()
-        # The node has ended, and with it every attempt; its store is closed.
+            await node.stopped.wait()
+            # The node has ended, and with it every attempt; its store is closed.
+            root.cancel_scope.cancel()
     return node
 
 
@@ -101,7 +105,7 @@ def _explain(error: BaseException) -> ExitCode:
         case CannotListen() | StoreUnavailable():
             _say(str(error))
         case _:
-            log.critical("the node crashed", exc_info=error)
+            log.critical("the service crashed", exc_info=error)
     return ExitCode.CRASHED
 
 
