@@ -89,7 +89,10 @@ async def run_inline(function: Callable[[], T]) -> T:
     return function()
 
 
-async def run_in_thread(function: Callable[[], T]) -> T:
-    """Call a blocking function in a thread, so that the loop goes on; not cancellable."""
+async def run_in_thread(function: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:
+    """Call a blocking function in a thread, so that the loop goes on; not cancellable.
+
+    Whoever must not wait behind other people's threads brings a `limiter` of their own.
+    """
     with held_clock():
-        return await trio.to_thread.run_sync(function)
+        return await trio.to_thread.run_sync(function, limiter=limiter)

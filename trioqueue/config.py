@@ -164,7 +164,8 @@ def _unknown_names() -> list[str]:
     problems = []
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            bare = name.removeprefix(PREFIX)
+            near = [bare] if bare in known else difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             problems.append(f"{name}: there is no such setting{hint}")
     return problems

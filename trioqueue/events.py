@@ -5,6 +5,7 @@ The store is the truth, events are a courtesy.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 
 import msgspec
@@ -79,6 +80,8 @@ class ClaimsReleased(msgspec.Struct, frozen=True, kw_only=True):
 class JobsRescued(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeId
     job_ids: list[JobId]
+    dead_ids: list[JobId]
+    """Those among them that are dead now: too many nodes went silent with them."""
 
 
 class JobsPruned(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,9 +136,11 @@ class Events:
         self._listeners: list[Listener] = []
 
     def listen(self, listener: Listener) -> None:
-        """From now on, call `listener` with each event. It must be quick and must not raise."""
+        """From now on, call `listener` with each event. It must be quick."""
         self._listeners.append(listener)
 
     def publish(self, event: Event) -> None:
         for listener in self._listeners:
-            listener(event)
+            # A listener's trouble (a log on a full disk, a closed stderr) is never a job's trouble.
+            with suppress(Exception):
+                listener(event)

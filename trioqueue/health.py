@@ -34,6 +34,8 @@ class Health:
     def __init__(self) -> None:
         self.warnings: list[str] = []
         """What is odd but works: settings that fell back, demo mode."""
+        self.facts: dict[str, object] = {}
+        """Which node this is, how many workers it has, which types it knows."""
         self.draining = False
         self._turns: dict[str, float] = {}
         self._written_at: float | None = None
@@ -100,7 +102,8 @@ class Health:
         if stalled:
             detail = f"a due job waits for {overdue:.0f} s, {free} workers are free, and nobody claims"
         else:
-            detail = f"{free} workers are free"
+            waits = f"; the first due job waits for {overdue:.0f} s" if overdue else ""
+            detail = f"{free} workers are free{waits}"
         return Check("claiming", not stalled, detail)
 
     def _loop_checks(self) -> list[Check]:

@@ -82,12 +82,14 @@ class Logs:
                 self._log.info("job cancelled" if confirmed else "job asked to stop", job_id=job_id)
             case ClaimsReleased(released=released):
                 self._log.info("claims released", released=released)
-            case JobsRescued(job_ids=job_ids):
+            case JobsRescued(job_ids=job_ids, dead_ids=dead_ids):
                 self._log.warning("jobs rescued from silent nodes", jobs=len(job_ids), first=job_ids[0])
+                for job_id in dead_ids:
+                    self._log.error("job is dead: too many nodes went silent with it", job_id=job_id)
             case JobsPruned(pruned=pruned):
                 self._log.debug("jobs pruned", pruned=pruned)
             case LoopFailed(loop=loop, error=error):
-                self._log.error("loop failed, starting it again", loop=loop, error=error)
+                self._log.error("loop failed, starting it again", loop=loop, exception=error)
             case StoreFailed(call=call, reason=reason):
                 if self._is_news(reason):
                     self._log.error("store not available, trying again", call=call, reason=reason)
@@ -97,17 +99,26 @@ class Logs:
             case NodeStarted():
                 self._node_started(event)
             case NodeDraining(running=running, grace_seconds=grace_seconds):
-                self._log.info("node draining", running=running, grace_seconds=grace_seconds)
+                self._log.info(
+                    f"node draining: waits {grace_seconds:g} s at most for {running} running attempts",
+                    running=running,
+                    grace_seconds=grace_seconds,
+                )
             case NodeStopped(leases_left=leases_left):
                 self._log.info("node stopped", leases_left=leases_left)
             case _:
                 assert_never(event)
 
     def _attempt_ended(self, event: AttemptEnded) -> None:
-        loud = event.outcome in LOUD
-        if not loud and not self._is_debug:
+        if event.outcome in LOUD:
+            write = self._log.warning
+        elif event.outcome is AttemptOutcome.CANCELLED:
+            write = self._log.info
+        elif self._is_debug:
+            write = self._log.debug
+        else:
             return
-        (self._log.warning if loud else self._log.debug)(
+        write(
             f"attempt {event.outcome}",
             job_id=event.job.id,
             type=event.job.type,
@@ -115,7 +126,7 @@ class Logs:
             worker=event.worker,
             status=event.status,
             seconds=round(event.seconds, 3),
-            error=event.error,
+            **({"exception": event.error} if event.error else {}),
         )
 
     def _node_started(self, event: NodeStarted) -> None:

@@ -22,12 +22,13 @@ from trioqueue.errors import ConfigError
 from trioqueue.events import Events, JobsPruned, JobsRescued, NodeDraining, NodeStarted, NodeStopped
 from trioqueue.health import Health
 from trioqueue.jobs.handlers import DemoHandlers, Handlers
-from trioqueue.jobs.job import NodeId
+from trioqueue.jobs.job import NodeId, Status
 from trioqueue.logs import Logs
 from trioqueue.runtime.context import Context
 from trioqueue.runtime.dispatcher import Dispatcher
 from trioqueue.runtime.leases import Leases
 from trioqueue.runtime.pool import Pool
+from trioqueue.runtime.processes import kill_orphans
 from trioqueue.runtime.supervise import Supervisor
 from trioqueue.runtime.worker import Worker
 from trioqueue.service import Service
@@ -97,7 +98,7 @@ class Node:
 
     @property
     def leases_left(self) -> int:
-        return 0 if self._leases is None else len(self._leases)
+        return 0 if self._leases is None else len(self._leases) + self._leases.left_behind
 
     def close_intake(self) -> None:
         """From now on new jobs are refused with `Draining`, and readiness is red."""
@@ -147,7 +148,7 @@ class Node:
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         settings = self._settings
         self.events.listen(Logs(settings.log_format, settings.log_level).notice)
-        run_sync = run_inline if is_virtual() else run_in_thread
+        run_sync = run_inline if is_virtual() else partial(run_in_thread, limiter=trio.CapacityLimiter(1))
         opening = open_store(
             settings.store, clock=self._clock, random=self._random, node=self.id, run_sync=run_sync
         )
@@ -187,7 +188,7 @@ class Node:
                 # No attempt is running any more; what could be settled has been.
                 upkeep.cancel_scope.cancel()
         # Nothing uses the store now.
-        self.events.publish(NodeStopped(node=self.id, leases_left=len(leases)))
+        self.events.publish(NodeStopped(node=self.id, leases_left=self.leases_left))
 
     async def _take(self, store: Store) -> None:
         """Show that the store can be written, and that it is one for this node."""
@@ -195,6 +196,7 @@ class Node:
             raise ConfigError([f"{store.url}: {DEMO_REFUSED}"])
         await store.beat(self.id)
         self.health.store_written()
+        kill_orphans()  # before their jobs run again
 
     @property
     def _types(self) -> frozenset[str] | None:
@@ -210,6 +212,7 @@ class Node:
                 handlers=self.handlers,
                 leases=leases,
                 threads=threads,
+                max_result_bytes=self._settings.max_payload_bytes,
                 clock=self._clock,
                 events=self.events,
                 health=self.health,
@@ -250,6 +253,11 @@ class Node:
         self.health.watch_workers(lambda: pool.free_workers)
 
     def _report_start(self, store: Store) -> None:
+        self.health.facts = {
+            "node": self.id,
+            "workers": self._settings.worker_count,
+            "types": "any" if self.is_demo else self.handlers.types,
+        }
         self.health.warnings = [*self._settings.warnings, *([DEMO_WARNING] if self.is_demo else [])]
         self.events.publish(
             NodeStarted(
@@ -269,7 +277,9 @@ class Node:
     async def _rescue(self, store: Store) -> None:
         jobs = await store.rescue(limit=RESCUE_BATCH)
         if jobs:
-            self.events.publish(JobsRescued(node=self.id, job_ids=[job.id for job in jobs]))
+            kill_orphans()
+            dead = [job.id for job in jobs if job.status is Status.DEAD]
+            self.events.publish(JobsRescued(node=self.id, job_ids=[job.id for job in jobs], dead_ids=dead))
 
     async def _prune(self, store: Store) -> None:
         pruned = await store.prune(self._settings.retention, limit=PRUNE_BATCH)

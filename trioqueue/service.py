@@ -104,10 +104,12 @@ class Service:
         started = trio.current_time()
         self._ended.setdefault(known, trio.Event())
         try:
+            before = await self._store.get(known)
             job = await self._store.cancel(known)
             if job.is_final and job.status is not Status.CANCELLED:
                 raise WrongStatus(known, job.status, "cancelled")
-            self._events.publish(JobCancelled(job_id=known, confirmed=job.is_final))
+            if job.version != before.version:
+                self._events.publish(JobCancelled(job_id=known, confirmed=job.is_final))
             with trio.move_on_after(wait_seconds):
                 while not job.is_final:
                     with trio.move_on_after(CANCEL_POLL_SECONDS):
@@ -128,6 +130,9 @@ class Service:
             run_at = self._clock.now() + timedelta(seconds=request.delay_seconds)
             if run_at > LATEST:
                 raise InvalidJob("/delay_seconds", "the year must be from 2000 to 2199")
+        now = self._clock.now()
+        if request.deadline_at is not None and request.deadline_at <= max(now, run_at or now):
+            raise InvalidJob("/deadline_at", "the deadline must come after run_at, and after now")
         parent = await self._parent(request.parent_id)
         return NewJob(
             id=new_job_id(self._clock.now(), self._random),
@@ -137,7 +142,7 @@ class Service:
             priority=request.priority,
             run_at=run_at,
             max_attempts=request.max_attempts or handler.max_attempts,
-            timeout_seconds=request.timeout_seconds or handler.timeout_seconds,
+            timeout_seconds=_float(request.timeout_seconds or handler.timeout_seconds),
             deadline_at=request.deadline_at,
             unique_key=request.unique_key,
             tags=tuple(dict.fromkeys(request.tags)),
@@ -163,3 +168,8 @@ class Service:
     def _notice_end(self, event: Event) -> None:
         if isinstance(event, AttemptEnded) and event.job.id in self._ended:
             self._ended.pop(event.job.id).set()
+
+
+def _float(seconds: float | None) -> float | None:
+    """JSON's 600 and 600.0 are one number, and shown as one."""
+    return None if seconds is None else float(seconds)

@@ -124,7 +124,7 @@ def _check(request: JobRequest) -> None:
 
 def _check_range(pointer: str, value: float | None, lowest: float, highest: float) -> None:
     if value is not None and not lowest <= value <= highest:
-        raise InvalidJob(pointer, f"{value:g} is not from {lowest:g} to {highest:g}")
+        raise InvalidJob(pointer, f"{value!r} is not from {lowest!r} to {highest!r}")
 
 
 def _check_instant(pointer: str, value: datetime | None) -> None:

@@ -204,6 +204,6 @@ def test_a_signal_to_the_whole_group_drains_too(kind: Kind, tmp_path: Path) -> N
         trial.wait_started(4)
         ended = host.stop(signal.SIGTERM, to="group")
 
-    assert ended.seconds < 5
-    assert len(trial.noted("end")) == 4
-    check_promises(trial, cut=False)
+        assert ended.seconds < 5
+        assert len(trial.noted("end")) == 4
+        check_promises(trial, cut=False)

@@ -72,7 +72,9 @@ def test_the_documentation_shows_the_table(docs: str) -> None:
 
 
 def test_a_failed_attempt_counts_and_waits() -> None:
-    transition = after_attempt(processing(attempt=2), Failed("Traceback\nKeyError: 'x'"), jitter=0.0)
+    transition = after_attempt(
+        processing(attempt=2), Failed("Traceback …", summary="KeyError: 'x'"), jitter=0.0
+    )
 
     assert transition.status is Status.PENDING
     assert transition.attempt == 2
@@ -151,6 +153,21 @@ def test_recording_a_failure_can_never_fail(error: BaseException) -> None:
 def test_a_group_with_one_error_is_named_by_it() -> None:
     group = ExceptionGroup("nursery", [ExceptionGroup("inner", [KeyError("x")])])
     assert failed_from(group).error.strip().endswith("KeyError: 'x'")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("no water\nin the kettle"), "ValueError: no water"),
+        (ValueError(), "ValueError"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (Unspeakable(), "Unspeakable (its text could not be read)"),
+        (ValueError("x" * 100_000), "ValueError: " + "x" * 488),
+    ],
+    ids=lambda value: str(value)[:20] if isinstance(value, str) else type(value).__name__,
+)
+def test_a_reason_is_the_error_and_its_first_line(error: BaseException, reason: str) -> None:
+    assert failed_from(error).reason == reason
 
 
 def test_the_ledger_says_why() -> None:

@@ -1,7 +1,9 @@
 """`trioqueue serve`: the service under a process supervisor, with exit codes that tell."""
 
 import importlib
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -51,8 +53,15 @@ def serve(
 
 
 def main() -> None:
-    """The entry point: ends the process with the command's exit code."""
-    sys.exit(cli())
+    """The entry point: ends the process with the command's exit code.
+
+    At once: Python would wait for every thread that a handler has left behind.
+    """
+    code = cli()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code or 0)
 
 
 def _find_site(reference: str) -> Site:

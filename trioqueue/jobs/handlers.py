@@ -33,6 +33,7 @@ class Handler:
     max_attempts: int
     arguments: Arguments
     """The function's parameters (without the context) as a record; converting a payload checks it."""
+    context_name: str
     extra: Annotation | None
     """What `**options: T` accepts; None when the function takes no further keywords."""
 
@@ -45,11 +46,15 @@ class Handler:
         try:
             if self.extra is not None:
                 others = {key: value for key, value in payload.items() if key not in known}
+                if self.context_name in others:
+                    raise InvalidJob(f"/payload/{self.context_name}", "the handler's context has this name")
                 more = {key: msgspec.convert(value, self.extra) for key, value in others.items()}
                 payload = {key: value for key, value in payload.items() if key in known}
             arguments = msgspec.convert(payload, self.arguments)
         except msgspec.ValidationError as error:
             raise _invalid_payload(str(error)) from None
+        except Exception as error:  # whatever the __post_init__ of a user's type raises
+            raise InvalidJob("/payload", f"{type(error).__name__}: {error}") from error
         return {name: getattr(arguments, name) for name in known} | more
 
 
@@ -78,6 +83,8 @@ class Handlers:
         a job may ask for other values. Raises ValueError for a type that is taken or malformed,
         TypeError for a signature that cannot be filled from JSON.
         """
+        if not isinstance(type, str):
+            raise TypeError('write @handlers.handler("type"), with the type that the function handles')
         if not TYPE_PATTERN.fullmatch(type) or len(type) > TYPE_CHARACTERS:
             raise ValueError(
                 f"the type {type!r} must be 1 to {TYPE_CHARACTERS} letters, digits or any of _ . : / -"
@@ -88,6 +95,8 @@ class Handlers:
             raise ValueError(f"max_attempts={max_attempts!r} must be from 1 to 1000")
 
         def register(function: Function) -> Function:
+            if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+                raise TypeError(f"the handler {function.__qualname__} must return its result, not yield")
             if type in self._handlers:
                 taken = self._handlers[type].function
                 raise ValueError(f"the type {type!r} already has a handler: {taken.__qualname__}")
@@ -99,6 +108,7 @@ class Handlers:
                 timeout_seconds=timeout_seconds,
                 max_attempts=max_attempts,
                 arguments=arguments,
+                context_name=next(iter(inspect.signature(function).parameters)),
                 extra=extra,
             )
             return function
@@ -144,6 +154,7 @@ class DemoHandlers(Handlers):
             timeout_seconds=None,
             max_attempts=5,
             arguments=msgspec.Struct,
+            context_name="ctx",
             extra=None,
         )
 

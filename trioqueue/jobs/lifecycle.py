@@ -65,10 +65,12 @@ def after_attempt(job: Job, outcome: Outcome, jitter: float) -> Transition:
             return _end(job, Status.COMPLETED, reason=None, result=result)
         case Cancelled():
             return _end(job, Status.CANCELLED, reason="cancelled", attempt=job.attempt - 1)
-        case Failed(error, final=True):
-            return _end(job, Status.DEAD, reason=_last_line(error))
-        case Failed(error) | TimedOut(error):
-            return _after_failure(job, _last_line(error), jitter)
+        case Failed(final=True):
+            return _end(job, Status.DEAD, reason=outcome.reason)
+        case Failed():
+            return _after_failure(job, outcome.reason, jitter)
+        case TimedOut(error):
+            return _after_failure(job, error, jitter)
         case Snoozed(seconds, reason):
             return _again(job, seconds, reason=reason or "snoozed")
         case Released(why):
@@ -133,12 +135,6 @@ def _end(
         reason=reason,
         result=result,
     )
-
-
-def _last_line(error: str) -> str:
-    """A traceback's last line says what was raised; a job's `reason` needs no more."""
-    lines = error.strip().splitlines()
-    return lines[-1][:500] if lines else "failed"
 
 
 def diagram() -> str:

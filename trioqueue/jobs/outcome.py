@@ -2,9 +2,12 @@
 
 import traceback
 from dataclasses import dataclass
+from types import TracebackType
 
 from trioqueue.jobs.job import AttemptOutcome, Json
 
+REASON_CHARACTERS = 500
+DEEPEST_GROUP = 20
 ERROR_CHARACTERS = 8_000
 """Longer error texts lose their middle: the first and the last lines say most."""
 
@@ -21,7 +24,15 @@ class Failed:
     """The handler raised. `final` means that another attempt would end the same way."""
 
     error: str
+    """The whole text, with the traceback, for the ledger."""
     final: bool = False
+    summary: str | None = None
+    """What it is in one line; None: the first line of `error` says it."""
+
+    @property
+    def reason(self) -> str:
+        """What it is in one line, for the job."""
+        return self.summary or first_line(self.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +102,30 @@ def failed_from(error: BaseException) -> Failed:
 
     A group that holds a single error is named by that error: nurseries wrap what users raise.
     """
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+    for _ in range(DEEPEST_GROUP):
+        if not isinstance(error, BaseExceptionGroup) or len(error.exceptions) != 1:
+            break
         error = error.exceptions[0]
+    name = type(error).__name__
     try:
-        text = "".join(traceback.format_exception(error))
+        text = "".join(traceback.format_exception(type(error), error, _from_handler(error.__traceback__)))
+        reason = first_line(f"{name}: {error}")
     except Exception:  # an error whose own __str__ raises
-        text = f"{type(error).__name__} (its text could not be read)"
-    return Failed(storable(text))
+        text = reason = f"{name} (its text could not be read)"
+    return Failed(storable(text), summary=reason)
+
+
+def _from_handler(frames: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames that lead to the handler: they are ours, and always the same."""
+    inner = frames
+    while inner is not None and "/trioqueue/runtime/" in inner.tb_frame.f_code.co_filename:
+        inner = inner.tb_next
+    return inner or frames
+
+
+def first_line(text: str) -> str:
+    """What fits beside a job in a list."""
+    return storable(text.strip().partition("\n")[0].removesuffix(":")[:REASON_CHARACTERS])
 
 
 def storable(text: str) -> str:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import NoReturn
 
@@ -10,13 +11,16 @@ import structlog
 import trio
 
 from trioqueue.clock import Clock
+from trioqueue.errors import StoreUnavailable
 from trioqueue.jobs import codec
 from trioqueue.jobs.job import Claim, Job
+from trioqueue.jobs.outcome import first_line
 from trioqueue.runtime.leases import Cause, Held
 from trioqueue.runtime.processes import run_process
 from trioqueue.store.protocol import Store
 
 LONGEST_SNOOZE_SECONDS = 10 * 365 * 86_400
+LONGEST_PROGRESS_BYTES = 10_000
 
 
 class SnoozeRequested(BaseException):
@@ -72,7 +76,7 @@ class Context:
 
         Renewals of the lease are trioqueue's business; they do not show here.
         """
-        seconds = self._held.limit_at - trio.current_time()
+        seconds = self._held.limit.at - trio.current_time()
         if seconds > LONGEST_SNOOZE_SECONDS:
             return None
         return self._clock.now() + timedelta(seconds=seconds)
@@ -90,17 +94,23 @@ class Context:
     async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Tell watchers how far the job is; shown as the job's `progress` until the next attempt.
 
-        Raises `LeaseLost` when this attempt does not hold the job any more.
+        Raises `LeaseLost` when this attempt does not hold the job any more, ValueError for a message
+        that is too long. While the store is away it is passed over.
         """
         said = {"done": done, "total": total, "message": message}
         text = codec.encode({key: value for key, value in said.items() if value is not None})
-        await self._store.progress(self._claim, text)
+        if len(text) > LONGEST_PROGRESS_BYTES:
+            raise ValueError(f"progress has {len(text)} bytes; at most {LONGEST_PROGRESS_BYTES} are kept")
+        with suppress(StoreUnavailable):  # a courtesy to watchers; the job does not wait for it
+            await self._store.progress(self._claim, text)
 
     def snooze(self, seconds: float, reason: str | None = None) -> NoReturn:
         """End this attempt now and run the job again in `seconds`; it costs no attempt."""
         if not 0 <= seconds <= LONGEST_SNOOZE_SECONDS:
             raise ValueError(f"snooze({seconds!r}): seconds from 0 to {LONGEST_SNOOZE_SECONDS} are expected")
-        raise SnoozeRequested(float(seconds), reason)
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(f"snooze(reason={reason!r}): a text is expected")
+        raise SnoozeRequested(float(seconds), None if reason is None else first_line(reason))
 
     async def run_process(
         self,

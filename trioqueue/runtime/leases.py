@@ -8,7 +8,7 @@ so that a job stops itself before a second copy may start. Every renewal moves t
 import math
 from collections.abc import Iterable
 from enum import Enum, auto
-from typing import Never
+from typing import NamedTuple, Never
 
 import trio
 
@@ -40,33 +40,41 @@ class Cause(Enum):
     """The store says that the lease is no longer ours."""
 
 
+class Limit(NamedTuple):
+    """The job's own end of an attempt, in Trio time, and how to say that it was reached."""
+
+    at: float
+    words: str
+
+
 class Held:
     """One claim in hand, and, once a worker has begun it, the scope that its handler runs in."""
 
-    __slots__ = ("cause", "claim", "held_at", "limit_at", "scope", "stop_at")
+    __slots__ = ("begun", "cause", "claim", "held_at", "limit", "scope", "stop_at")
 
     def __init__(self, claim: Claim, held_at: float, stop_at: float) -> None:
         self.claim = claim
         self.held_at = held_at
         self.stop_at = stop_at
         """Trio time at which the attempt must have stopped unless the lease is renewed."""
-        self.limit_at = math.inf
-        """Trio time of the job's own timeout or deadline."""
+        self.limit = Limit(math.inf, "")
+        self.begun = False
+        """A worker has it: it can no longer be given back untouched."""
         self.scope: trio.CancelScope | None = None
         self.cause: Cause | None = None
 
-    def begin(self, scope: trio.CancelScope, limit_at: float) -> None:
+    def begin(self, scope: trio.CancelScope, limit: Limit) -> None:
         """The handler runs in `scope`; cancelled at once if somebody asked for that while it waited."""
         self.scope = scope
-        self.limit_at = limit_at
-        scope.deadline = min(limit_at, self.stop_at)
+        self.limit = limit
+        scope.deadline = min(limit.at, self.stop_at)
         if self.cause is not None:
             scope.cancel()
 
     def extend(self, stop_at: float) -> None:
         self.stop_at = stop_at
         if self.scope is not None:
-            self.scope.deadline = min(self.limit_at, stop_at)
+            self.scope.deadline = min(self.limit.at, stop_at)
 
     def cancel(self, cause: Cause) -> None:
         """Cancel the handler's subtree. The first cause stays."""
@@ -95,6 +103,8 @@ class Leases:
         self._settling = 0
         self._finished = 0
         self._renew_now = Wakeup()
+        self.left_behind = 0
+        """Claims that could not be given back when the node stopped."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -132,6 +142,7 @@ class Leases:
         """A worker begins this claim; None when the node has given it back or lost it meanwhile."""
         held = self._held.get((claim.job.id, claim.epoch))
         if held is not None:
+            held.begun = True
             self._running += 1
         return held
 
@@ -194,7 +205,7 @@ class Leases:
         """The fence has moved on. A claim that is just being settled is not lost, only gone."""
         if (held.claim.job.id, held.claim.epoch) not in self._held:
             return
-        if held.scope is None:
+        if not held.begun:
             self._forget(held)
             self.ended.ring()
         else:
@@ -207,7 +218,7 @@ class Leases:
         the claims are dropped here all the same: their leases end by themselves.
         """
         before = trio.current_time() - older_than
-        waiting = [held for held in self._held.values() if held.scope is None and held.held_at <= before]
+        waiting = [held for held in self._held.values() if not held.begun and held.held_at <= before]
         if not waiting:
             return
         for held in waiting:

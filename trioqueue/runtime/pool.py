@@ -89,10 +89,11 @@ class Pool:
 
     async def _release_waiting(self) -> None:
         """Claims that no worker has begun start elsewhere at once."""
+        waiting = self._leases.waiting
         try:
             await self._leases.release_waiting()
         except StoreUnavailable:
-            return  # their leases end by themselves
+            self._leases.left_behind = waiting  # their leases end by themselves
 
     async def _cut(self, attempts: trio.CancelScope, cutting: trio.Event, grace_seconds: float) -> None:
         """When the grace period is over: cancel the attempts, give them a moment to be released."""

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,7 +14,14 @@ import trio
 from trioqueue.clock import held_clock
 
 MARK = "TRIOQUEUE_PROCESS_MARK"
-"""An environment variable that descendants inherit: it finds those that left the process group."""
+"""An environment variable that descendants inherit: it finds those that left the process group.
+
+Its value names the service's process, so that whoever comes after a service that was killed can
+tell its orphans: PID namespace, PID, start time in clock ticks, then a random part for the call.
+"""
+
+STDERR_CHARACTERS = 2_000
+"""So much of the end of what a failed command wrote to stderr stands beside its error."""
 
 TERM_SECONDS = 2.0
 """How long a cancelled subprocess may clean up between SIGTERM and SIGKILL."""
@@ -33,12 +41,13 @@ async def run_process(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end and return it with what it wrote; cancelled, leave nothing of it alive.
 
-    stdout and stderr are captured. With `check`, a non-zero exit raises CalledProcessError.
+    stdout and stderr are captured. With `check`, a non-zero exit raises CalledProcessError, with the
+    end of stderr as a note.
     Cancelled, the process group gets SIGTERM, and SIGKILL two seconds later (0.3 when `in_a_hurry`);
     then, on Linux, every descendant that moved to another group or session is killed as well.
     What is left of the group of a command that ended by itself is killed too.
     """
-    mark = uuid4().hex
+    mark = f"{_process(os.getpid())}-{uuid4().hex}"
     environment = {**(os.environ if env is None else env), MARK: mark}
     leader: list[int] = []
 
@@ -77,9 +86,26 @@ async def run_process(
             else:
                 _kill_all(pid, mark)
     [process] = completed
-    if check:
-        process.check_returncode()
+    if check and process.returncode != 0:
+        error = subprocess.CalledProcessError(process.returncode, command[0], process.stdout, process.stderr)
+        error.add_note(process.stderr[-STDERR_CHARACTERS:].decode(errors="replace").strip())
+        raise error
     return process
+
+
+def kill_orphans() -> None:
+    """Kill what is left of subprocesses whose service has died, of this one's namespace on Linux.
+
+    Their jobs run again; the commands of the attempts that were lost must not run beside them.
+    """
+    namespace, _, _ = _process(os.getpid()).partition("-")
+    for pid, mark in _marks():
+        owner_namespace, owner, started, *_ = [*mark.split("-"), "", "", ""]
+        if owner_namespace != namespace or not owner.isdigit():
+            continue
+        if _process(int(owner)) != f"{namespace}-{owner}-{started}":
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _kill_all(leader: int, mark: str) -> None:
@@ -104,16 +130,28 @@ def _signal_group(leader: int, number: signal.Signals) -> None:
 
 
 def _marked(mark: str) -> list[int]:
-    """Live processes whose environment carries the mark. Only Linux shows it; elsewhere the group must do."""
+    """Live processes whose environment carries this mark."""
+    return [pid for pid, other in _marks() if other == mark]
+
+
+def _marks() -> Iterator[tuple[int, str]]:
+    """Live processes that carry any mark. Only Linux shows them; elsewhere the process group must do."""
     if sys.platform != "linux":
-        return []
-    needle = f"{MARK}={mark}".encode()
-    found = []
+        return
+    prefix = f"{MARK}=".encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                if needle in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-            except OSError:
-                continue  # it ended meanwhile, or is not ours to look at
-    return found
+            with suppress(OSError):  # it ended meanwhile, or is not ours to look at
+                for variable in (entry / "environ").read_bytes().split(b"\0"):
+                    if variable.startswith(prefix):
+                        yield int(entry.name), variable.removeprefix(prefix).decode(errors="replace")
+
+
+def _process(pid: int) -> str:
+    """One process for good: a PID may be used again, its start time and namespace tell."""
+    try:
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return f"0-{pid}-0"
+    return f"{namespace}-{pid}-{started}"

@@ -1,6 +1,5 @@
 """Every loop of a node is supervised: one that dies is started again; too often, and the node ends."""
 
-import sys
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -81,9 +80,3 @@ class Supervisor:
                     seconds = trio.current_time() - failed_at
                     self._events.publish(StoreRecovered(node=self._node, call=call, after_seconds=seconds))
                 return
-
-
-def say_plainly(text: str) -> None:
-    """One line for the person at the terminal, when there is no log to write to any more."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

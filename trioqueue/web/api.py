@@ -40,10 +40,7 @@ async def enqueue() -> Response:
 @api.get("/jobs")
 async def list_jobs() -> Response:
     """Jobs, newest first, a page at a time."""
-    known = {"status", "type", "queue", "tag", "limit", "cursor"}
-    for name in request.args:
-        if name not in known:
-            raise InvalidFilter(name, f"there is no such filter; use {', '.join(sorted(known))}")
+    _check_parameters("status", "type", "queue", "tag", "limit", "cursor")
     page = await service().list(
         status=_status(),
         type=request.args.get("type"),
@@ -65,6 +62,7 @@ async def get_job(job_id: str) -> Response:
 @api.post("/jobs/<job_id>/cancel")
 async def cancel(job_id: str) -> Response:
     """Stop a job: 200 when nothing of it runs any more, 202 while something still unwinds."""
+    _check_parameters("wait")
     receipt = await service().cancel(job_id, wait_seconds=_seconds("wait", 0.0, LONGEST_WAIT_SECONDS))
     job = receipt.job
     body: dict[str, object] = {"confirmed": receipt.confirmed, "job": job_body(job)}
@@ -113,6 +111,7 @@ async def readyz() -> Response:
     ready = node.health.is_ready
     body: dict[str, object] = {"status": "ok" if ready else "unhealthy", **_failing(node)}
     if "verbose" in request.args:
+        body |= node.health.facts
         body["checks"] = node.health.checks()
         body["warnings"] = node.health.warnings
     return answer(body, status=200 if ready else 503)
@@ -128,12 +127,21 @@ def service() -> Service:
 
 
 def answer(body: object, *, status: int = 200) -> Response:
-    return Response(render(body), status=status, content_type="application/json")
+    return Response(render(body) + b"\n", status=status, content_type="application/json")
 
 
 def _failing(node: Hosted) -> dict[str, object]:
     failing = {check.name: check.detail for check in node.health.checks() if not check.ok}
     return {"failing": failing} if failing else {}
+
+
+def _check_parameters(*known: str) -> None:
+    """A misspelt or repeated parameter would be passed over in silence."""
+    for name, values in request.args.lists():
+        if name not in known:
+            raise InvalidFilter(name, f"there is no such parameter; use {', '.join(known)}")
+        if len(values) > 1:
+            raise InvalidFilter(name, "give it once; several values are not combined")
 
 
 def _status() -> Status | None:

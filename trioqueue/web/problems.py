@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from quart import Response
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from trioqueue.errors import (
     Draining,
@@ -43,7 +43,7 @@ def problem(
 ) -> Response:
     """One problem document. `facts` are further members, for programs."""
     body = {"type": f"/problems/{slug}", "title": title, "status": status, "detail": detail, **(facts or {})}
-    return Response(render(body), status=status, content_type="application/problem+json")
+    return Response(render(body) + b"\n", status=status, content_type="application/problem+json")
 
 
 def from_trioqueue(error: TrioqueueError) -> Response:
@@ -63,7 +63,10 @@ def from_http(error: HTTPException) -> Response:
     status = error.code or 500
     title = HTTPStatus(status).phrase
     slug = title.lower().replace(" ", "-")
-    response = problem(status, slug, title, error.description or title)
+    detail = error.description or title
+    if isinstance(error, NotFound):
+        detail = "There is nothing at this path; jobs are at /jobs, the node's state at /health."
+    response = problem(status, slug, title, detail)
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
     return response

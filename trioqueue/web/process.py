@@ -160,6 +160,7 @@ def hold_process(node: Hosted, *, is_guest: bool) -> Ending:
     if multiprocessing.parent_process() is not None:
         ending = Ending(node, watchdog, stop_server=_do_nothing)  # hypercorn follows the manager as well
         signal.signal(signal.SIGTERM, _ignore)
+        signal.signal(signal.SIGHUP, _ignore)
         follow_manager(ending)
     elif is_guest:
         ending = Ending(node, watchdog, stop_server=_do_nothing)  # the asyncio loop hears signals as well
@@ -173,11 +174,14 @@ def hold_process(node: Hosted, *, is_guest: bool) -> Ending:
 
 
 def hold_signals(handler: Handler) -> Callable[[], None]:
-    """SIGINT and SIGTERM call `handler`, until the function that is returned is called.
+    """SIGINT, SIGTERM and the terminal's SIGHUP call `handler`, until the returned function is called.
 
     An event loop that listens to them as well still hears them: it reads them from a pipe.
     """
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else somebody (nohup) wants it ignored
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in numbers}
 
     def let_go() -> None:
         for number, previous in before.items():

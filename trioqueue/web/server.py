@@ -7,7 +7,7 @@ node.run                    (ends last)
 import logging
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, cast
 
@@ -110,5 +110,6 @@ def _explain(error: BaseException) -> ExitCode:
 
 
 def _say(words: str) -> None:
-    sys.stderr.write(f"trioqueue: {words}\n")
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):  # nobody may be there to read it
+        sys.stderr.write(f"trioqueue: {words}\n")
+        sys.stderr.flush()

@@ -67,6 +67,8 @@ def prepare(path: Path) -> None:
         try:
             _create(path)
             connection = connect_writer(path)
+        except apsw.NotADBError as error:
+            raise ConfigError([f"{path} is not an SQLite database; choose another path"]) from error
         except OSError as error:
             raise StoreUnavailable(f"the file cannot be created ({error})") from error
         try:
