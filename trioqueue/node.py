@@ -174,6 +174,7 @@ class Node:
                 upkeep.start_soon(supervisor.every, RESCUE_SECONDS, "rescue", partial(self._rescue, store))
                 upkeep.start_soon(supervisor.every, PRUNE_SECONDS, "prune", partial(self._prune, store))
                 upkeep.start_soon(supervisor.every, WATCH_SECONDS, "watch", partial(self._look, store))
+                upkeep.start_soon(self._say_that_it_stops, store, supervisor)
                 self._report_start(store)
                 async with trio.open_nursery() as nursery:
                     await nursery.start(
@@ -273,6 +274,11 @@ class Node:
     async def _beat(self, store: Store) -> None:
         await store.beat(self.id)
         self.health.store_written()
+
+    async def _say_that_it_stops(self, store: Store, supervisor: Supervisor) -> None:
+        """What a stopped node must leave behind, because a handler would not end, is no crash."""
+        await self._stopping.wait()
+        await supervisor.reach("beat", partial(store.beat, self.id, stopping=True))
 
     async def _rescue(self, store: Store) -> None:
         jobs = await store.rescue(limit=RESCUE_BATCH)

@@ -34,6 +34,14 @@ async def swallow(ctx: Context) -> None:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
 
+@handlers.handler("leak")
+async def leak(ctx: Context) -> None:
+    """Leaves a thread behind that Python would wait for."""
+    threading.Thread(target=threading.Event().wait, args=(1000,)).start()
+    note("start", ctx)
+    note("end", ctx)
+
+
 @handlers.handler("block")
 def block(ctx: Context) -> None:
     """A thread that never asks whether it was cancelled."""

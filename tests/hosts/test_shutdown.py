@@ -1,4 +1,4 @@
-"""The shutdown matrix: six states × three signals × every host, as real processes.
+"""The shutdown matrix: seven states × three signals × every host, as real processes.
 
 Whatever a client or a handler does, the service is out within its grace period plus two seconds;
 finished work is not run again, and what was released has cost no attempt.
@@ -92,6 +92,12 @@ def client_that_never_reads(trial: Trial) -> None:
     trial.open.enter_context(client)
 
 
+def leaked_thread(trial: Trial) -> None:
+    """A thread that a finished handler has left behind."""
+    trial.post("leak")
+    trial.wait_started(1)
+
+
 def swallowing_handler(trial: Trial) -> None:
     trial.post("swallow")
     trial.wait_started(1)
@@ -104,7 +110,15 @@ def blocked_thread(trial: Trial) -> None:
 
 STATES: dict[str, Callable[[Trial], None]] = {
     function.__name__: function
-    for function in (idle, busy, full_channel, client_that_never_reads, swallowing_handler, blocked_thread)
+    for function in (
+        idle,
+        busy,
+        full_channel,
+        client_that_never_reads,
+        leaked_thread,
+        swallowing_handler,
+        blocked_thread,
+    )
 }
 STUCK = {"swallowing_handler", "blocked_thread"}
 

@@ -98,7 +98,7 @@ async def test_calls_that_come_together_share_a_commit(path: Path, clock: HandCl
 
 def spoil(transaction: Transaction) -> None:
     """Write, count, then fail: half an operation."""
-    transaction.run("beat", {"node": "half", "now": 1})
+    transaction.run("beat", {"node": "half", "now": 1, "stopping": False})
     transaction.changes["pending", "q", "t"] += 1
     raise RuntimeError("half done")
 
@@ -113,7 +113,7 @@ async def test_only_the_guilty_operation_fails(writer: Writer, gate: Gate) -> No
             results.append(str(error))
 
     def beat(transaction: Transaction) -> str:
-        transaction.run("beat", {"node": "whole", "now": 1})
+        transaction.run("beat", {"node": "whole", "now": 1, "stopping": False})
         return "whole"
 
     gate.shut()
@@ -136,7 +136,7 @@ async def test_a_lost_lease_makes_nobody_run_twice(writer: Writer, gate: Gate) -
 
     def work(transaction: Transaction) -> None:
         runs.append("work")
-        transaction.run("beat", {"node": "n", "now": 1})
+        transaction.run("beat", {"node": "n", "now": 1, "stopping": False})
 
     async def be_refused() -> None:
         with pytest.raises(LeaseLost):
@@ -211,7 +211,7 @@ async def test_a_full_disk_is_reported_and_recovered_from(writer: Writer) -> Non
         return lambda transaction: transaction.connection.pragma("max_page_count", pages)
 
     def fill(transaction: Transaction) -> None:
-        transaction.run("beat", {"node": "x" * 1_000_000, "now": 1})
+        transaction.run("beat", {"node": "x" * 1_000_000, "now": 1, "stopping": False})
 
     await writer.submit(limit(50))
     with pytest.raises(StoreUnavailable, match="the disk is full"):
@@ -233,7 +233,7 @@ async def test_all_who_shared_a_failed_commit_are_told(writer: Writer, gate: Gat
 
     gate.shut()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(submit, lambda t: t.run("beat", {"node": "n", "now": 1}))
+        nursery.start_soon(submit, lambda t: t.run("beat", {"node": "n", "now": 1, "stopping": False}))
         nursery.start_soon(submit, fail)
         await trio.testing.wait_all_tasks_blocked()
         gate.opened.set()
@@ -273,7 +273,7 @@ async def test_a_damaged_file_is_refused(path: Path, clock: HandClock) -> None:
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
     path.write_text("Dear diary, " * 1000)
-    with pytest.raises(StoreUnavailable, match="not an SQLite database"):
+    with pytest.raises(ConfigError, match="not an SQLite database"):
         connections.prepare(path)
     assert path.read_text() == "Dear diary, " * 1000
 

@@ -29,12 +29,6 @@ HYPERCORN: dict[Kind, list[str]] = {
     "trio-w0": ["-w", "0", "-k", "trio"],
 }
 
-SERVE = (
-    "import sys; from importlib import import_module; from trioqueue.web.server import serve; "
-    "module, name = sys.argv[1].split(':'); "
-    "sys.exit(serve(getattr(import_module(module), name), bind=[sys.argv[2]], access_log=True))"
-)
-
 READY_SECONDS = 20.0
 STOP_SECONDS = 15.0
 
@@ -142,7 +136,17 @@ def start_host(
     port = free_port()
     address = f"127.0.0.1:{port}"
     if kind == "serve":
-        command = ["-c", SERVE, app, address]
+        command = [
+            "-m",
+            "trioqueue",
+            "serve",
+            app,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--access-log",
+        ]
     else:
         command = ["-m", "hypercorn", app, "-b", address, "--access-logfile", "-", *HYPERCORN[kind], *args]
     with tempfile.TemporaryDirectory() as directory:

@@ -101,6 +101,7 @@ BAD_JOBS: list[tuple[Any, int, str, str | None]] = [
         "invalid-job",
         "/parent_id",
     ),
+    ({"type": "endless", "deadline_at": "2020-01-01T00:00:00Z"}, 422, "invalid-job", "/deadline_at"),
     ({"type": "endless", "traceparent": "x"}, 422, "invalid-job", "/traceparent"),
 ]
 
@@ -199,6 +200,7 @@ async def test_filters_and_pages(start: StartClient, autojump_clock: MockClock) 
         "cursor=x",
         "cursor=%00",
         "colour=red",
+        "tag=a&tag=b",
     ],
 )
 @pytest.mark.parametrize("store_url", ["memory", "sqlite"], indirect=True)

@@ -1,9 +1,7 @@
 """`trioqueue serve`: the service under a process supervisor, with exit codes that tell."""
 
 import importlib
-import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -49,19 +47,13 @@ def serve(
         sys.stderr.write(f"trioqueue: {error}\n")
         return ExitCode.BAD_CONFIG
     address = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return serve_site(site, bind=[f"{address}:{settings.port}"], access_log=access_log)
+    bind = [f"{address}:{settings.port}"]
+    return serve_site(site, bind=bind, access_log=access_log, ends_process=True)
 
 
 def main() -> None:
-    """The entry point: ends the process with the command's exit code.
-
-    At once: Python would wait for every thread that a handler has left behind.
-    """
-    code = cli()
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code or 0)
+    """The entry point: ends the process with the command's exit code."""
+    cli(sys.argv[1:])
 
 
 def _find_site(reference: str) -> Site:

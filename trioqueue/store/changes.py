@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from trioqueue.jobs.job import FINAL, Attempt, Claim, Job, Json, NewJob, NodeId, Status
 from trioqueue.jobs.lifecycle import Transition
-from trioqueue.jobs.outcome import NAMES, Outcome, error_of
+from trioqueue.jobs.outcome import NAMES, Lost, Outcome, Released, error_of
 
 
 def accepted(new: NewJob, now: datetime) -> Job:
@@ -115,6 +115,13 @@ def cancelled(job: Job, now: datetime) -> Job:
     if job.status is Status.PROCESSING:
         return asked
     return replace(asked, status=Status.CANCELLED, reason="cancelled", finished_at=now)
+
+
+def left_behind(job: Job, *, stopping: bool) -> Outcome:
+    """What the attempt came to whose node is silent; `stopping`: it had been told to stop."""
+    if stopping:
+        return Released(f"node {job.node} was stopped, and gave up on it")
+    return Lost(str(job.node))
 
 
 def ended(job: Job, outcome: Outcome, worker: int | None, now: datetime) -> Attempt:

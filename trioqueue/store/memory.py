@@ -15,7 +15,7 @@ from trioqueue.clock import Clock
 from trioqueue.errors import JobNotFound, LeaseLost
 from trioqueue.jobs.job import FINAL, Attempt, Claim, Job, JobId, Json, NewJob, NodeId, Status
 from trioqueue.jobs.lifecycle import after_attempt, after_deadline
-from trioqueue.jobs.outcome import Lost, Outcome
+from trioqueue.jobs.outcome import Outcome
 from trioqueue.store import changes
 from trioqueue.store.cursors import cursor_of, place_of
 from trioqueue.store.protocol import Bell, Count, Enqueued, Hint, JobFilter, Page, Renewal
@@ -35,6 +35,7 @@ class MemoryStore:
         """Each job's place in that order."""
         self._attempts: dict[JobId, list[Attempt]] = {}
         self._seen: dict[NodeId, datetime] = {}
+        self._stopping: set[NodeId | None] = set()
         self._bells: list[Bell] = []
         self._next_place = 1
         self._serves_handlers = False
@@ -174,7 +175,10 @@ class MemoryStore:
             job for job in self._jobs.values() if job.lease_until is not None and job.lease_until <= now
         ]
         expired.sort(key=lambda job: (job.lease_until, self._accepted[job.id]))
-        rescued = [self._end_attempt(job, Lost(str(job.node)), None, now) for job in expired[:limit]]
+        rescued = [
+            self._end_attempt(job, changes.left_behind(job, stopping=job.node in self._stopping), None, now)
+            for job in expired[:limit]
+        ]
         self._ring_if_due(rescued, now)
         return rescued
 
@@ -203,9 +207,11 @@ class MemoryStore:
         self._serves_handlers = not demo
         return True
 
-    async def beat(self, node: NodeId) -> None:
+    async def beat(self, node: NodeId, *, stopping: bool = False) -> None:
         await trio.lowlevel.checkpoint()
         self._seen[node] = self._clock.now()
+        if stopping:
+            self._stopping.add(node)
 
     def _find(self, job_id: JobId) -> Job:
         try:

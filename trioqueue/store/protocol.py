@@ -169,6 +169,7 @@ class Store(Protocol):
     async def rescue(self, *, limit: int) -> Sequence[Job]:
         """Settle up to `limit` processing jobs whose lease has expired, as `Lost`.
 
+        As `Released`, which counts no crash, when their node had said that it was `stopping`.
         Also jobs whose node is known to be dead, where a store can know that. Check and change
         are one transaction: a lease that was renewed in time is never overruled. The attempt
         goes into the ledger with no worker. Returns the jobs as they are now; rings `Hint.WORK`.
@@ -195,5 +196,8 @@ class Store(Protocol):
         served: it would complete jobs that somebody depends on. The other way round is welcome.
         """
 
-    async def beat(self, node: NodeId) -> None:
-        """Write down that `node` is alive. Proves, too, that the store can be written."""
+    async def beat(self, node: NodeId, *, stopping: bool = False) -> None:
+        """Write down that `node` is alive. Proves, too, that the store can be written.
+
+        `stopping`: it was told to stop, and what it may leave behind was not lost in a crash.
+        """

@@ -723,6 +723,19 @@ class StoreConformance:
         assert (attempt.outcome, attempt.node, attempt.worker) == (AttemptOutcome.LOST, ALICE, None)
         assert (await claim_one(store, node=BOB)).epoch == claimed.epoch + 1
 
+    async def test_what_a_stopping_node_left_behind_is_released_and_no_crash(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        job = await enqueue(store)
+        claimed = await claim_one(store, lease_seconds=30)
+        await store.beat(claimed.node, stopping=True)
+        await store.beat(claimed.node)
+        clock.advance(31)
+        (rescued,) = await store.rescue(limit=10)
+        assert (rescued.status, rescued.attempt, rescued.crash_count) == (Status.PENDING, 0, 0)
+        (attempt,) = await store.attempts(job.id)
+        assert attempt.outcome == "released"
+
     async def test_a_rescue_takes_no_more_than_its_limit(self, store: Store, clock: HandClock) -> None:
         await store.enqueue([new_job() for _ in range(5)])
         await claim(store, lease_seconds=1)

@@ -94,7 +94,7 @@ class Guest:
             result = await asyncio.shield(finished)
         except asyncio.CancelledError:
             scope_of_all.cancel()
-            await finished
+            await finished  # noqa: ASYNC102
             raise
         finally:
             self._nursery = None
@@ -139,8 +139,9 @@ class _Exchange:
         except BaseException:
             self._cancel_scope.cancel()
             with suppress(TimeoutError):
-                async with asyncio.timeout(CANCEL_SECONDS):
-                    await self._discard()
+                # asyncio cancels once, so this may wait; it has its own limit.
+                async with asyncio.timeout(CANCEL_SECONDS):  # noqa: ASYNC102
+                    await self._discard()  # noqa: ASYNC102
             raise
         assert self._result is not None
         self._result.unwrap()

@@ -18,7 +18,7 @@ from hypercorn.config import Config
 from trioqueue.errors import ConfigError, StoreUnavailable
 from trioqueue.web.hosted import Hosted
 from trioqueue.web.lifespan import sole_cause
-from trioqueue.web.process import Ending, ExitCode, Watchdog, final_state, hold_signals
+from trioqueue.web.process import Ending, ExitCode, Watchdog, end_quietly, final_state, hold_signals
 from trioqueue.web.site import Site
 
 log = logging.getLogger(__name__)
@@ -31,14 +31,26 @@ class CannotListen(Exception):
         super().__init__(f"cannot listen on {', '.join(bind)}: {reason.strerror or reason}")
 
 
-def serve(site: Site, *, bind: Sequence[str], access_log: bool = False) -> ExitCode:
+def serve(
+    site: Site, *, bind: Sequence[str], access_log: bool = False, ends_process: bool = False
+) -> ExitCode:
     """Serve the site until SIGTERM or SIGINT; blocks. Returns what the process is to exit with.
 
     The first signal closes intake, ends the server within a second and drains the node; the second
     cuts. `bind` takes what hypercorn takes: `host:port`, `[v6]:port`, `unix:path`, `fd://number`.
+    With `ends_process` it never returns: the process ends with that code while the signals are still
+    held, and no thread that a handler has left behind is waited for.
     """
+    with ExitStack() as held:
+        code = _run(site, bind, access_log, held)
+        if ends_process:
+            end_quietly(code)
+    return code
+
+
+def _run(site: Site, bind: Sequence[str], access_log: bool, held: ExitStack) -> ExitCode:
     try:
-        node = trio.run(_serve, site, bind, access_log)
+        node = trio.run(_serve, site, bind, access_log, held)
     except KeyboardInterrupt:
         return ExitCode.DRAINED  # the node had not started yet
     except Exception as error:
@@ -49,25 +61,24 @@ def serve(site: Site, *, bind: Sequence[str], access_log: bool = False) -> ExitC
     return code
 
 
-async def _serve(site: Site, bind: Sequence[str], access_log: bool) -> Hosted:
+async def _serve(site: Site, bind: Sequence[str], access_log: bool, held: ExitStack) -> Hosted:
     node = site.make_node()
     config = _config(bind, access_log=access_log)
-    with ExitStack() as held:
-        async with trio.open_nursery() as root:
-            await root.start(node.run)
-            stopping = trio.Event()
-            watchdog = Watchdog(node)
-            held.callback(watchdog.dismiss)
-            ending = Ending(node, watchdog, stopping.set)
-            held.callback(hold_signals(ending.ask))
-            root.start_soon(ending.end_without_server)
-            with site.hosting(node):
-                await _serve_http(site, config, bind, stopping)
-            # No request runs any more, so nothing is enqueued after this.
-            node.stop()
-            await node.stopped.wait()
-            # The node has ended, and with it every attempt; its store is closed.
-            root.cancel_scope.cancel()
+    async with trio.open_nursery() as root:
+        await root.start(node.run)
+        stopping = trio.Event()
+        watchdog = Watchdog(node)
+        held.callback(watchdog.dismiss)
+        ending = Ending(node, watchdog, stopping.set)
+        held.callback(hold_signals(ending.ask))
+        root.start_soon(ending.end_without_server)
+        with site.hosting(node):
+            await _serve_http(site, config, bind, stopping)
+        # No request runs any more, so nothing is enqueued after this.
+        node.stop()
+        await node.stopped.wait()
+        # The node has ended, and with it every attempt; its store is closed.
+        root.cancel_scope.cancel()
     return node
 
 

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
+from quart import Quart
 from quart_trio import QuartTrio
+from quart_trio.testing import TrioTestApp
 
 from trioqueue.web.asgi import App, Receive, Scope, Send
 from trioqueue.web.edge import Edge
@@ -16,12 +18,20 @@ from trioqueue.web.limits import Limits
 MAX_BODY_BYTES = 16 * 1024 * 1024
 
 
+class PatientTestApp(TrioTestApp):
+    """Quart's own gives a shutdown six seconds; a node may take its whole grace period, in virtual time."""
+
+    def __init__(self, app: Quart, startup_timeout: int = 3_600, shutdown_timeout: int = 100_000) -> None:
+        super().__init__(app, startup_timeout, shutdown_timeout)
+
+
 class Site(QuartTrio):
     """A request goes through the guest bridge and the edge, then to Quart's routes.
 
     `make_node` is called when a server starts the site, inside the Trio run that the node lives in.
     """
 
+    test_app_class = PatientTestApp
     asgi_lifespan_class = Lifespan  # type: ignore[assignment]  # Quart means the class to be replaced
 
     def __init__(

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from trioqueue.errors import JobNotFound, LeaseLost
 from trioqueue.jobs.job import FINAL, Claim, Job, JobId, Json, NewJob, NodeId, Status
 from trioqueue.jobs.lifecycle import after_attempt, after_deadline
-from trioqueue.jobs.outcome import Lost, Outcome
+from trioqueue.jobs.outcome import Outcome
 from trioqueue.store import changes
 from trioqueue.store.protocol import Enqueued, Renewal
 from trioqueue.store.rows import (
@@ -171,16 +171,18 @@ def cancel(transaction: Transaction, job_id: JobId) -> Job:
 def rescue(transaction: Transaction, dead: Sequence[NodeId], limit: int, random: Random) -> list[Job]:
     """Settle as `Lost` what has expired, then what dead nodes hold."""
     now = microseconds(transaction.now)
+    stopping = {node for (node,) in transaction.run("stopping_nodes")}
     rows = list(transaction.run("expired", {"now": now, "limit": limit}))
     for node in dead:
         rows += transaction.run("held_by_node", {"now": now, "node": node, "limit": limit - len(rows)})
         if len(rows) < limit:
             transaction.run("forget_node", {"node": node})
-    return [_rescue(transaction, row[0], job_from_row(row[1:]), random) for row in rows]
-
-
-def _rescue(transaction: Transaction, seq: int, job: Job, random: Random) -> Job:
-    return _end_attempt(transaction, seq, job, Lost(str(job.node)), random.random(), None)
+    rescued = []
+    for row in rows:
+        job = job_from_row(row[1:])
+        outcome = changes.left_behind(job, stopping=job.node in stopping)
+        rescued.append(_end_attempt(transaction, row[0], job, outcome, random.random(), None))
+    return rescued
 
 
 def prune(transaction: Transaction, retention: Mapping[Status, timedelta], limit: int) -> int:
@@ -208,8 +210,9 @@ def dedicate(transaction: Transaction, demo: bool) -> bool:
     return transaction.changed("dedicate", {"demo": demo})
 
 
-def beat(transaction: Transaction, node: NodeId) -> None:
-    transaction.run("beat", {"node": node, "now": microseconds(transaction.now)})
+def beat(transaction: Transaction, node: NodeId, stopping: bool) -> None:
+    values = {"node": node, "now": microseconds(transaction.now), "stopping": stopping}
+    transaction.run("beat", values)
 
 
 def forget_node(transaction: Transaction, node: NodeId) -> None:

@@ -153,8 +153,8 @@ class SqliteStore:
     async def dedicate(self, *, demo: bool) -> bool:
         return await self._writer.submit(partial(operations.dedicate, demo=demo))
 
-    async def beat(self, node: NodeId) -> None:
-        await self._writer.submit(partial(operations.beat, node=node))
+    async def beat(self, node: NodeId, *, stopping: bool = False) -> None:
+        await self._writer.submit(partial(operations.beat, node=node, stopping=stopping))
 
     def _ring_if_due(self, jobs: Sequence[Job]) -> None:
         now = self._clock.now()

@@ -91,7 +91,8 @@ CREATE TABLE counters (
 -- Which nodes said that they are alive, and when they last did.
 CREATE TABLE nodes (
     node TEXT PRIMARY KEY,
-    beat_at INTEGER NOT NULL
+    beat_at INTEGER NOT NULL,
+    stopping INTEGER NOT NULL              -- 1: it was told to stop; what it leaves behind was no crash
 ) STRICT, WITHOUT ROWID;
 
 -- Which database this is, also after it was copied or moved to another path.
