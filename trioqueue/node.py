@@ -29,6 +29,7 @@ from trioqueue.runtime.dispatcher import Dispatcher
 from trioqueue.runtime.leases import Leases
 from trioqueue.runtime.pool import Pool
 from trioqueue.runtime.processes import kill_orphans
+from trioqueue.runtime.settler import Settler
 from trioqueue.runtime.supervise import Supervisor
 from trioqueue.runtime.worker import Worker
 from trioqueue.service import Service
@@ -159,10 +160,12 @@ class Node:
                 store, self.id, lease_seconds=settings.lease_seconds, health=self.health, events=self.events
             )
             dispatcher = self._dispatcher(store, leases)
+            settler = Settler(store, leases, events=self.events, health=self.health, random=self._random)
             pool = Pool(
-                self._workers(store, leases),
+                self._workers(store, leases, settler),
                 dispatcher,
                 leases,
+                settler,
                 supervisor,
                 capacity=settings.job_queue_capacity,
             )
@@ -203,7 +206,7 @@ class Node:
     def _types(self) -> frozenset[str] | None:
         return None if self.is_demo else frozenset(self.handlers.types)
 
-    def _workers(self, store: Store, leases: Leases) -> list[Worker]:
+    def _workers(self, store: Store, leases: Leases, settler: Settler) -> list[Worker]:
         count = self._settings.worker_count
         threads = trio.CapacityLimiter(max(count, 1))
         return [
@@ -212,12 +215,11 @@ class Node:
                 store=store,
                 handlers=self.handlers,
                 leases=leases,
+                settler=settler,
                 threads=threads,
                 max_result_bytes=self._settings.max_payload_bytes,
                 clock=self._clock,
                 events=self.events,
-                health=self.health,
-                random=self._random,
             )
             for number in range(1, count + 1)
         ]

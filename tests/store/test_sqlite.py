@@ -24,7 +24,7 @@ from trioqueue.store.sqlite.queries import read_queries
 from trioqueue.store.sqlite.store import SqliteStore
 from trioqueue.store.sqlite.transaction import Transaction
 from trioqueue.store.sqlite.writer import Writer
-from trioqueue.testing.conformance import HandClock, claim, claim_one, enqueue, everything, new_job
+from trioqueue.testing.conformance import HandClock, claim, claim_one, enqueue, everything, new_job, settle
 
 NODE = NodeId("node")
 
@@ -443,8 +443,8 @@ async def a_full_round(store: Store, clock: HandClock) -> None:
     claims = await claim(store, 10, types=frozenset({"noop"}), lease_seconds=1)
     assert len(claims) == 10
     await store.renew(claims, lease_seconds=1)
-    await store.settle(claims[0], Completed())
-    await store.settle(claims[1], Failed("no"))
+    await settle(store, claims[0], Completed())
+    await settle(store, claims[1], Failed("no"))
     await store.release(claims[2:9])
     clock.advance(1)
     assert len(await store.rescue(limit=10)) == 1
@@ -463,7 +463,7 @@ async def test_no_cost_grows_with_the_number_of_other_jobs(store: Store, clock: 
     later = clock.now() + timedelta(days=1)
     await store.enqueue([new_job(type="done") for _ in range(1000)])
     for claimed in await claim(store, 1000, types=frozenset({"done"})):
-        await store.settle(claimed, Completed())
+        await settle(store, claimed, Completed())
     await store.enqueue([new_job(type="unknown", priority=-9) for _ in range(3000)])
     await store.enqueue([new_job(run_at=later, priority=-9) for _ in range(3000)])
     await store.enqueue([new_job(priority=1) for _ in range(3000)])
@@ -490,7 +490,7 @@ async def test_two_stores_on_one_file_share_the_jobs(path: Path, clock: HandCloc
             while claims := await claim(store, 3, node=node):
                 for claimed in claims:
                     taken.append(claimed.job.id)
-                    await store.settle(claimed, Completed())
+                    await settle(store, claimed, Completed())
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(take, one, NodeId("one"))
@@ -509,4 +509,4 @@ async def test_one_store_sees_the_fence_of_the_other(path: Path, clock: HandCloc
         clock.advance(1)
         await two.rescue(limit=1)
         with pytest.raises(LeaseLost):
-            await one.settle(late, Completed())
+            await settle(one, late, Completed())

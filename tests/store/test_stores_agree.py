@@ -20,7 +20,7 @@ from trioqueue.errors import TrioqueueError
 from trioqueue.jobs.job import Claim, Job, Json, NewJob, NodeId, Status
 from trioqueue.jobs.outcome import Cancelled, Completed, Failed, Outcome, Released, Snoozed, TimedOut
 from trioqueue.store.open import open_store
-from trioqueue.store.protocol import Hint, JobFilter, Store
+from trioqueue.store.protocol import Hint, JobFilter, Settlement, Store
 from trioqueue.testing.conformance import HandClock, new_job
 
 T = TypeVar("T")
@@ -173,7 +173,7 @@ class StoresAgree(RuleBasedStateMachine):
     @rule(data=st.data(), outcome=OUTCOMES, worker=st.none() | st.integers(0, 9))
     def settle(self, data: st.DataObject, outcome: Outcome, worker: int | None) -> None:
         claim = self.some_claims(data)[0]
-        self.both(lambda store: store.settle(claim, outcome, worker=worker))
+        self.both(lambda store: store.settle([Settlement(claim, outcome, worker)]))
 
     @precondition(has_claims)
     @rule(data=st.data(), seconds=SECONDS)

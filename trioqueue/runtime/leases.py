@@ -228,4 +228,4 @@ class Leases:
         self._events.publish(ClaimsReleased(node=self._node, released=released))
 
     def _forget(self, held: Held) -> None:
-        del self._held[held.claim.job.id, held.claim.epoch]
+        self._held.pop((held.claim.job.id, held.claim.epoch), None)

@@ -9,6 +9,7 @@ from trioqueue.errors import StoreUnavailable
 from trioqueue.jobs.job import Claim
 from trioqueue.runtime.dispatcher import Dispatcher
 from trioqueue.runtime.leases import Cause, Leases
+from trioqueue.runtime.settler import Settler
 from trioqueue.runtime.supervise import Supervisor
 from trioqueue.runtime.worker import Worker
 
@@ -24,6 +25,7 @@ class Pool:
         workers: Sequence[Worker],
         dispatcher: Dispatcher,
         leases: Leases,
+        settler: Settler,
         supervisor: Supervisor,
         *,
         capacity: int,
@@ -31,6 +33,7 @@ class Pool:
         self._workers = workers
         self._dispatcher = dispatcher
         self._leases = leases
+        self._settler = settler
         self._supervisor = supervisor
         self._capacity = capacity
 
@@ -56,36 +59,33 @@ class Pool:
         """
         send, receive = trio.open_memory_channel[Claim](self._capacity)
         async with trio.open_nursery() as cutter:
-            async with trio.open_nursery() as settling, trio.open_nursery() as workers:
-                async with receive:
-                    for worker in self._workers:
-                        # A worker that broke is started again on a clone of its own channel.
-                        work = partial(self._work, worker, receive.clone(), settling)
-                        workers.start_soon(self._supervisor.keep, f"worker {worker.number}", work)
-                async with send, trio.open_nursery() as dispatching:
-                    if self._workers:
-                        dispatching.start_soon(
-                            self._supervisor.keep, "dispatcher", lambda: self._dispatch(send)
-                        )
-                    task_status.started()
-                    await stopping.wait()
-                    dispatching.cancel_scope.cancel()
-                # Nothing is claimed any more. The send channel is closed, so that each worker ends
-                # once the attempt that it runs has ended.
-                # (The cutter outlives `settling` by design: it is what may have to cancel it.)
-                cutter.start_soon(self._cut, settling.cancel_scope, cutting, grace_seconds)  # noqa: ASYNC111
-                await self._release_waiting()
-            # No attempt is running any more; what could be settled has been.
+            async with trio.open_nursery() as attempts:
+                attempts.start_soon(self._supervisor.keep, "settler", self._settler.run)
+                async with trio.open_nursery() as workers:
+                    async with receive:
+                        for worker in self._workers:
+                            # A worker that broke is started again on a clone of its own channel.
+                            work = partial(self._work, worker, receive.clone())
+                            workers.start_soon(self._supervisor.keep, f"worker {worker.number}", work)
+                    async with send, trio.open_nursery() as dispatching:
+                        if self._workers:
+                            dispatch = partial(self._dispatcher.run, send)
+                            dispatching.start_soon(self._supervisor.keep, "dispatcher", dispatch)
+                        task_status.started()
+                        await stopping.wait()
+                        dispatching.cancel_scope.cancel()
+                    # Nothing is claimed any more. The send channel is closed, so that each worker ends
+                    # once the attempt that it runs has ended.
+                    cutter.start_soon(self._cut, attempts.cancel_scope, cutting, grace_seconds)  # noqa: ASYNC111
+                    await self._release_waiting()
+                # No attempt is running any more. The settler ends when it has recorded them all.
+                self._settler.close()
+            # What could be settled has been. (The cutter outlives the attempts: it may have to cancel them.)
             cutter.cancel_scope.cancel()
 
-    async def _work(
-        self, worker: Worker, inbox: trio.MemoryReceiveChannel[Claim], settling: trio.Nursery
-    ) -> None:
-        await worker.run(inbox.clone(), settling)
+    async def _work(self, worker: Worker, inbox: trio.MemoryReceiveChannel[Claim]) -> None:
+        await worker.run(inbox.clone())
         inbox.close()
-
-    async def _dispatch(self, send: trio.MemorySendChannel[Claim]) -> None:
-        await self._dispatcher.run(send)
 
     async def _release_waiting(self) -> None:
         """Claims that no worker has begun start elsewhere at once."""

@@ -29,7 +29,7 @@ class Supervisor:
         self._events = events
         self._random = random
 
-    async def keep(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    async def keep(self, name: str, loop: Callable[[], Awaitable[object]]) -> None:
         """Run `loop` until it returns; start it again when it raises, within the budget.
 
         Raises `LoopDied` when the budget is spent. What supervises then is the process's host.
@@ -37,7 +37,8 @@ class Supervisor:
         failures: deque[float] = deque()
         while True:
             try:
-                return await loop()
+                await loop()
+                return
             except Exception as error:  # whatever broke the loop; it is reported and started again
                 now = trio.current_time()
                 failures.append(now)

@@ -1,24 +1,21 @@
 """One worker: takes claims from the channel, runs an attempt of each, has its outcome recorded."""
 
 from contextlib import suppress
-from random import Random
 
 import trio
 
 from trioqueue.clock import Clock
-from trioqueue.errors import LeaseLost, StoreUnavailable
-from trioqueue.events import AttemptEnded, AttemptLost, AttemptStarted, Events
-from trioqueue.health import Health
+from trioqueue.events import AttemptStarted, Events
 from trioqueue.jobs.handlers import Handlers
-from trioqueue.jobs.job import Claim, Job
-from trioqueue.jobs.outcome import NAMES, Failed, Outcome, error_of
+from trioqueue.jobs.job import Claim
 from trioqueue.runtime.attempt import run_attempt
 from trioqueue.runtime.context import Context
-from trioqueue.runtime.leases import Held, Leases
+from trioqueue.runtime.leases import Leases
+from trioqueue.runtime.settler import Ended, Settler
 from trioqueue.store.protocol import Store
 
-LONGEST_WAIT_SECONDS = 2.0
-"""Between two tries to record an outcome while the store is away."""
+RUN_ON = 48
+"""Attempts without a wake-up between them, so that very short ones share its cost."""
 
 
 class Worker:
@@ -31,39 +28,33 @@ class Worker:
         store: Store,
         handlers: Handlers,
         leases: Leases,
+        settler: Settler,
         threads: trio.CapacityLimiter,
         max_result_bytes: int,
         clock: Clock,
         events: Events,
-        health: Health,
-        random: Random,
     ) -> None:
         self.number = number
         self._store = store
         self._handlers = handlers
         self._leases = leases
+        self._settler = settler
         self._threads = threads
         self._max_result_bytes = max_result_bytes
         self._clock = clock
         self._events = events
-        self._health = health
-        self._random = random
 
-    async def run(self, claims: trio.MemoryReceiveChannel[Claim], settling: trio.Nursery) -> None:
-        """Run attempts until the send channel is closed: the whole of a worker's life.
-
-        Each outcome is recorded by a task in `settling`, so that the next attempt does not wait for
-        the commit and many outcomes share one.
-        """
+    async def run(self, claims: trio.MemoryReceiveChannel[Claim]) -> None:
+        """Run attempts until the send channel is closed: the whole of a worker's life."""
         async with claims:
             async for claim in claims:
-                await self._attempt(claim, settling)
+                await self._attempt(claim)
                 with suppress(trio.WouldBlock, trio.EndOfChannel):
-                    # What is in the channel already needs no wake-up; at most its capacity.
-                    while True:
-                        await self._attempt(claims.receive_nowait(), settling)
+                    # What is in the channel already needs no wake-up; others get their turn in between.
+                    for _ in range(RUN_ON):
+                        await self._attempt(claims.receive_nowait())
 
-    async def _attempt(self, claim: Claim, settling: trio.Nursery) -> None:
+    async def _attempt(self, claim: Claim) -> None:
         held = self._leases.begin(claim)
         if held is None:
             return  # it was given back while it waited in the channel
@@ -83,48 +74,4 @@ class Worker:
             )
         finally:
             self._leases.finish()
-        settling.start_soon(self._settle, held, outcome, started)
-
-    async def _settle(self, held: Held, outcome: Outcome, started: float) -> None:
-        """Record the outcome, then let go of the claim.
-
-        Cancelled meanwhile, as when the node gives up, the claim stays in hand and is counted as left.
-        """
-        claim = held.claim
-        settled = await self._record(claim, outcome)
-        self._leases.end(held)
-        if settled is None:
-            dropped = NAMES[type(outcome)]
-            self._events.publish(
-                AttemptLost(job=claim.job, node=claim.node, worker=self.number, outcome=dropped)
-            )
-            return
-        self._health.store_written()
-        self._events.publish(
-            AttemptEnded(
-                job=settled,
-                node=claim.node,
-                worker=self.number,
-                outcome=NAMES[type(outcome)],
-                status=settled.status,
-                error=error_of(outcome),
-                seconds=trio.current_time() - started,
-            )
-        )
-
-    async def _record(self, claim: Claim, outcome: Outcome) -> Job | None:
-        """The job after the commit, however often the store fails; None when the outcome is dropped."""
-        wait = 0.05
-        while True:
-            try:
-                return await self._store.settle(claim, outcome, worker=self.number)
-            except LeaseLost:
-                return None
-            except StoreUnavailable as error:
-                self._health.store_failed(error.reason)
-                await trio.sleep(wait * (0.75 + 0.5 * self._random.random()))
-                wait = min(wait * 2, LONGEST_WAIT_SECONDS)
-            except Exception as error:  # an outcome that this store cannot keep must not end the node
-                if isinstance(outcome, Failed) and outcome.final:
-                    return None  # not even that; the lease ends by itself
-                outcome = Failed(f"the outcome could not be recorded: {type(error).__name__}", final=True)
+        self._settler.add(Ended(held, outcome, self.number, trio.current_time() - started))

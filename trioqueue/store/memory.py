@@ -18,7 +18,7 @@ from trioqueue.jobs.lifecycle import after_attempt, after_deadline
 from trioqueue.jobs.outcome import Outcome
 from trioqueue.store import changes
 from trioqueue.store.cursors import cursor_of, place_of
-from trioqueue.store.protocol import Bell, Count, Enqueued, Hint, JobFilter, Page, Renewal
+from trioqueue.store.protocol import Bell, Count, Enqueued, Hint, JobFilter, Page, Renewal, Settlement
 
 LIVE = (Status.PENDING, Status.PROCESSING)
 
@@ -140,12 +140,17 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         self._keep(changes.progressed(self._held_or_lost(claim), progress))
 
-    async def settle(self, claim: Claim, outcome: Outcome, *, worker: int | None = None) -> Job:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Job | None]:
         await trio.lowlevel.checkpoint()
         now = self._clock.now()
-        job = self._end_attempt(self._held_or_lost(claim), outcome, worker, now)
-        self._ring_if_due([job], now)
-        return job
+        settled: list[Job | None] = []
+        for settlement in settlements:
+            job = self._held(settlement.claim)
+            if job is not None:
+                job = self._end_attempt(job, settlement.outcome, settlement.worker, now)
+            settled.append(job)
+        self._ring_if_due([job for job in settled if job is not None], now)
+        return settled
 
     async def release(self, claims: Sequence[Claim]) -> int:
         await trio.lowlevel.checkpoint()

@@ -42,6 +42,14 @@ class Enqueued(msgspec.Struct, frozen=True):
     created: bool
 
 
+class Settlement(msgspec.Struct, frozen=True):
+    """What the attempt of a claim came to, to be recorded."""
+
+    claim: Claim
+    outcome: Outcome
+    worker: int | None = None
+
+
 class Renewal(msgspec.Struct, frozen=True):
     """What renewing one claim came to."""
 
@@ -141,14 +149,16 @@ class Store(Protocol):
     async def progress(self, claim: Claim, progress: Json) -> None:
         """Keep what the handler says of its progress. Fenced: `LeaseLost`."""
 
-    async def settle(self, claim: Claim, outcome: Outcome, *, worker: int | None = None) -> Job:
-        """Record how the attempt ended, end the lease, and return the job as it is now.
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Job | None]:
+        """Record how attempts ended, end their leases, and return the jobs as they are now.
 
-        The job becomes what `lifecycle.after_attempt` says of the stored job, so that a request
-        to cancel that came in the meantime is honoured. The attempt goes into the ledger in the
-        same transaction. `progress` stays; `node` and `lease_until` are cleared; `finished_at`
-        is set when the new status is final. Fenced: `LeaseLost`, and nothing changes, unless the
-        job is processing under the claim's epoch. Rings `Hint.WORK` when the job is due again.
+        Fenced one by one: None, and nothing changes, unless the job is processing under the claim's
+        epoch; the others are settled all the same. Same order as `settlements`.
+
+        A job becomes what `lifecycle.after_attempt` says of the stored job, so that a request to
+        cancel that came in the meantime is honoured. The attempt goes into the ledger in the same
+        transaction. `progress` stays; `node` and `lease_until` are cleared; `finished_at` is set
+        when the new status is final. Rings `Hint.WORK` when a job is due again.
         """
 
     async def release(self, claims: Sequence[Claim]) -> int:

@@ -34,7 +34,7 @@ from trioqueue.jobs.job import (
 )
 from trioqueue.jobs.lifecycle import CRASHES_ALLOWED
 from trioqueue.jobs.outcome import Cancelled, Completed, Failed, Outcome, Released, Snoozed, TimedOut
-from trioqueue.store.protocol import Hint, JobFilter, Store
+from trioqueue.store.protocol import Hint, JobFilter, Settlement, Store
 
 ALICE = NodeId("alice")
 BOB = NodeId("bob")
@@ -84,9 +84,17 @@ async def claim_one(store: Store, **options: object) -> Claim:
     return claimed
 
 
+async def settle(store: Store, claimed: Claim, outcome: Outcome, *, worker: int | None = None) -> Job:
+    """Settle one claim; `LeaseLost` when it does not hold its job any more."""
+    (job,) = await store.settle([Settlement(claimed, outcome, worker)])
+    if job is None:
+        raise LeaseLost(claimed.job.id, claimed.epoch)
+    return job
+
+
 async def run_once(store: Store, outcome: Outcome) -> Job:
     """Claim the next job and settle it."""
-    return await store.settle(await claim_one(store), outcome)
+    return await settle(store, await claim_one(store), outcome)
 
 
 async def everything(store: Store) -> list[Job]:
@@ -351,7 +359,7 @@ class StoreConformance:
         await enqueue(store)
         first = await claim_one(store)
         await store.progress(first, Json(b"0.5"))
-        await store.settle(first, Snoozed(1))
+        await settle(store, first, Snoozed(1))
         clock.advance(1)
         assert (await claim_one(store)).job.progress is None
 
@@ -364,7 +372,7 @@ class StoreConformance:
             await store.release([claimed])
             claimed = await claim_one(store)
             epochs.append(claimed.epoch)
-            await store.settle(claimed, outcome)
+            await settle(store, claimed, outcome)
             clock.advance(10_000)
         assert epochs == list(range(1, 11))
 
@@ -427,7 +435,7 @@ class StoreConformance:
     ) -> None:
         await store.enqueue([new_job() for _ in range(3)])
         claims = await claim(store)
-        await store.settle(claims[1], Completed())
+        await settle(store, claims[1], Completed())
         clock.advance(10)
         renewals = await store.renew(claims, lease_seconds=30)
         assert [renewal.claim for renewal in renewals] == claims
@@ -450,7 +458,7 @@ class StoreConformance:
         await store.renew([claimed], lease_seconds=30)
         clock.advance(29)
         assert await store.rescue(limit=10) == []
-        assert (await store.settle(claimed, Completed())).status is Status.COMPLETED
+        assert (await settle(store, claimed, Completed())).status is Status.COMPLETED
 
     # progress
 
@@ -459,12 +467,12 @@ class StoreConformance:
         claimed = await claim_one(store)
         await store.progress(claimed, Json(b'{"done":3}'))
         assert (await store.get(claimed.job.id)).progress == Json(b'{"done":3}')
-        assert (await store.settle(claimed, Completed())).progress == Json(b'{"done":3}')
+        assert (await settle(store, claimed, Completed())).progress == Json(b'{"done":3}')
 
     async def test_progress_is_fenced(self, store: Store) -> None:
         await enqueue(store)
         claimed = await claim_one(store)
-        done = await store.settle(claimed, Completed())
+        done = await settle(store, claimed, Completed())
         with pytest.raises(LeaseLost):
             await store.progress(claimed, Json(b"1"))
         assert await store.get(done.id) == done
@@ -475,7 +483,7 @@ class StoreConformance:
         await enqueue(store)
         claimed = await claim_one(store)
         clock.advance(2)
-        job = await store.settle(claimed, Completed(Json(b'{"n":1}')), worker=4)
+        job = await settle(store, claimed, Completed(Json(b'{"n":1}')), worker=4)
         assert job.status is Status.COMPLETED
         assert job.result == Json(b'{"n":1}')
         assert (job.node, job.lease_until) == (None, None)
@@ -488,9 +496,9 @@ class StoreConformance:
         started_at = clock.now()
         claimed = await claim_one(store, node=ALICE)
         clock.advance(2)
-        await store.settle(claimed, Failed("Traceback …\nValueError: no"), worker=4)
+        await settle(store, claimed, Failed("Traceback …\nValueError: no"), worker=4)
         clock.advance(100)
-        await store.settle(await claim_one(store, node=BOB), Completed(), worker=1)
+        await settle(store, await claim_one(store, node=BOB), Completed(), worker=1)
         first, second = await store.attempts(job.id)
         assert (first.number, first.epoch, first.node, first.worker) == (1, 1, ALICE, 4)
         assert (first.started_at, first.ended_at) == (started_at, started_at + 2 * SECOND)
@@ -534,7 +542,7 @@ class StoreConformance:
         claimed = await claim_one(store)
         hints: list[Hint] = []
         store.listen(hints.append)
-        await store.settle(claimed, Snoozed(0))
+        await settle(store, claimed, Snoozed(0))
         assert hints == [Hint.WORK]
 
     async def test_a_job_that_ended_or_waits_does_not_ring(self, store: Store) -> None:
@@ -542,15 +550,15 @@ class StoreConformance:
         claims = await claim(store)
         hints: list[Hint] = []
         store.listen(hints.append)
-        await store.settle(claims[0], Completed())
-        await store.settle(claims[1], Failed("no"))
+        await settle(store, claims[0], Completed())
+        await settle(store, claims[1], Failed("no"))
         assert hints == []
 
     async def test_a_request_to_cancel_is_honoured_when_the_attempt_ends(self, store: Store) -> None:
         await enqueue(store)
         claimed = await claim_one(store)
         await store.cancel(claimed.job.id)
-        job = await store.settle(claimed, Failed("interrupted"))
+        job = await settle(store, claimed, Failed("interrupted"))
         assert job.status is Status.CANCELLED
         assert job.attempt == 0
 
@@ -558,15 +566,15 @@ class StoreConformance:
         await enqueue(store)
         claimed = await claim_one(store)
         await store.cancel(claimed.job.id)
-        job = await store.settle(claimed, Completed(Json(b"1")))
+        job = await settle(store, claimed, Completed(Json(b"1")))
         assert (job.status, job.result) == (Status.COMPLETED, Json(b"1"))
 
     async def test_a_claim_settles_only_once(self, store: Store) -> None:
         await enqueue(store)
         claimed = await claim_one(store)
-        done = await store.settle(claimed, Completed(Json(b"1")))
+        done = await settle(store, claimed, Completed(Json(b"1")))
         with pytest.raises(LeaseLost):
-            await store.settle(claimed, Failed("late"))
+            await settle(store, claimed, Failed("late"))
         assert await store.get(done.id) == done
         assert len(await store.attempts(done.id)) == 1
 
@@ -576,7 +584,7 @@ class StoreConformance:
         await enqueue(store)
         claimed = await claim_one(store, lease_seconds=1)
         clock.advance(100)
-        assert (await store.settle(claimed, Completed())).status is Status.COMPLETED
+        assert (await settle(store, claimed, Completed())).status is Status.COMPLETED
 
     async def test_an_expired_claim_cannot_settle_after_rescue(self, store: Store, clock: HandClock) -> None:
         await enqueue(store)
@@ -586,30 +594,30 @@ class StoreConformance:
         current = await claim_one(store, node=BOB)
         for _ in range(2):
             with pytest.raises(LeaseLost):
-                await store.settle(late, Completed(Json(b'"late"')))
+                await settle(store, late, Completed(Json(b'"late"')))
             with pytest.raises(LeaseLost):
                 await store.progress(late, Json(b"1"))
         assert [renewal.renewed for renewal in await store.renew([late], lease_seconds=9)] == [False]
         assert await store.release([late]) == 0
         assert await store.get(late.job.id) == current.job
-        assert (await store.settle(current, Completed(Json(b'"mine"')))).result == Json(b'"mine"')
+        assert (await settle(store, current, Completed(Json(b'"mine"')))).result == Json(b'"mine"')
 
     async def test_a_lost_lease_harms_nobody_who_settles_at_the_same_time(self, store: Store) -> None:
         await store.enqueue([new_job() for _ in range(10)])
         claims = await claim(store)
         for lost in claims[::2]:
-            await store.settle(lost, Completed())
+            await settle(store, lost, Completed())
         ended: dict[JobId, str] = {}
 
-        async def settle(claimed: Claim) -> None:
+        async def try_to_settle(claimed: Claim) -> None:
             try:
-                ended[claimed.job.id] = (await store.settle(claimed, Completed())).status
+                ended[claimed.job.id] = (await settle(store, claimed, Completed())).status
             except LeaseLost:
                 ended[claimed.job.id] = "lost"
 
         async with trio.open_nursery() as nursery:
             for claimed in claims:
-                nursery.start_soon(settle, claimed)
+                nursery.start_soon(try_to_settle, claimed)
         assert [ended[claimed.job.id] for claimed in claims] == ["lost", "completed"] * 5
 
     # release
@@ -641,7 +649,7 @@ class StoreConformance:
     async def test_a_release_passes_over_claims_that_were_lost(self, store: Store) -> None:
         await store.enqueue([new_job(), new_job()])
         claims = await claim(store)
-        done = await store.settle(claims[0], Completed())
+        done = await settle(store, claims[0], Completed())
         assert await store.release(claims) == 1
         assert await store.get(done.id) == done
 
@@ -835,9 +843,9 @@ class StoreConformance:
         clock.advance(1)
         claims = await claim(store, lease_seconds=1)
         await agree()
-        await store.settle(claims[0], Completed())
-        await store.settle(claims[1], Failed("no"))
-        await store.settle(claims[2], Failed("no", final=True))
+        await settle(store, claims[0], Completed())
+        await settle(store, claims[1], Failed("no"))
+        await settle(store, claims[2], Failed("no", final=True))
         await store.cancel(claims[1].job.id)
         await store.release(claims[3:4])
         await agree()
@@ -869,7 +877,7 @@ class StoreConformance:
         await note()
         await store.cancel(job.id)
         await note()
-        await store.settle(claimed, Cancelled())
+        await settle(store, claimed, Cancelled())
         await note()
         assert versions == [1, 2, 3, 4, 5, 6]
 

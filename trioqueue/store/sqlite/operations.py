@@ -17,7 +17,7 @@ from trioqueue.jobs.job import FINAL, Claim, Job, JobId, Json, NewJob, NodeId, S
 from trioqueue.jobs.lifecycle import after_attempt, after_deadline
 from trioqueue.jobs.outcome import Outcome
 from trioqueue.store import changes
-from trioqueue.store.protocol import Enqueued, Renewal
+from trioqueue.store.protocol import Enqueued, Renewal, Settlement
 from trioqueue.store.rows import (
     Row,
     attempt_to_row,
@@ -140,12 +140,15 @@ def progress(transaction: Transaction, claim: Claim, progress: Json) -> None:
         raise LeaseLost(claim.job.id, claim.epoch)
 
 
-def settle(
-    transaction: Transaction, claim: Claim, outcome: Outcome, jitter: float, worker: int | None
-) -> Job:
-    for seq, job in _held(transaction, claim):
-        return _end_attempt(transaction, seq, job, outcome, jitter, worker)
-    raise LeaseLost(claim.job.id, claim.epoch)
+def settle(transaction: Transaction, settlements: Sequence[Settlement], random: Random) -> list[Job | None]:
+    return [_settle(transaction, settlement, random) for settlement in settlements]
+
+
+def _settle(transaction: Transaction, settlement: Settlement, random: Random) -> Job | None:
+    for seq, job in _held(transaction, settlement.claim):
+        jitter = random.random()
+        return _end_attempt(transaction, seq, job, settlement.outcome, jitter, settlement.worker)
+    return None
 
 
 def release(transaction: Transaction, claims: Sequence[Claim]) -> int:

@@ -13,9 +13,8 @@ import trio
 from trioqueue.clock import Clock, RunSync
 from trioqueue.errors import JobNotFound, StoreUnavailable
 from trioqueue.jobs.job import Attempt, Claim, Job, JobId, Json, NewJob, NodeId, Status
-from trioqueue.jobs.outcome import Outcome
 from trioqueue.store.cursors import LAST_PLACE, cursor_of, place_of
-from trioqueue.store.protocol import Bell, Count, Enqueued, Hint, JobFilter, Page, Renewal
+from trioqueue.store.protocol import Bell, Count, Enqueued, Hint, JobFilter, Page, Renewal, Settlement
 from trioqueue.store.rows import attempt_from_row, instant, job_from_row, microseconds
 from trioqueue.store.sqlite import operations
 from trioqueue.store.sqlite.connection import prepare
@@ -108,13 +107,12 @@ class SqliteStore:
     async def progress(self, claim: Claim, progress: Json) -> None:
         await self._writer.submit(partial(operations.progress, claim=claim, progress=progress))
 
-    async def settle(self, claim: Claim, outcome: Outcome, *, worker: int | None = None) -> Job:
-        jitter = self._random.random()
-        job = await self._writer.submit(
-            partial(operations.settle, claim=claim, outcome=outcome, jitter=jitter, worker=worker)
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Job | None]:
+        settled = await self._writer.submit(
+            partial(operations.settle, settlements=settlements, random=self._random)
         )
-        self._ring_if_due([job])
-        return job
+        self._ring_if_due([job for job in settled if job is not None])
+        return settled
 
     async def release(self, claims: Sequence[Claim]) -> int:
         released = await self._writer.submit(partial(operations.release, claims=claims))

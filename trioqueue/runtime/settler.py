@@ -1,0 +1,115 @@
+"""Records outcomes: whatever came in while the last commit ran goes into the next one.
+
+So a worker's next attempt does not wait for a commit, and many outcomes share one flush. An outcome
+that is not recorded yet is like an attempt that still runs: its lease is renewed, and if the process
+dies the job runs again.
+"""
+
+from random import Random
+from typing import NamedTuple
+
+import trio
+
+from trioqueue.errors import StoreUnavailable
+from trioqueue.events import AttemptEnded, AttemptLost, Events
+from trioqueue.health import Health
+from trioqueue.jobs.job import Job
+from trioqueue.jobs.outcome import NAMES, Failed, Outcome, error_of
+from trioqueue.runtime.leases import Held, Leases
+from trioqueue.runtime.wakeup import Wakeup
+from trioqueue.store.protocol import Settlement, Store
+
+LONGEST_WAIT_SECONDS = 2.0
+"""Between two tries to record outcomes while the store is away."""
+
+
+class Ended(NamedTuple):
+    """An attempt that has ended, and what it came to."""
+
+    held: Held
+    outcome: Outcome
+    worker: int
+    seconds: float
+
+
+class Settler:
+    """Settles ended attempts, in the order in which they ended."""
+
+    def __init__(
+        self, store: Store, leases: Leases, *, events: Events, health: Health, random: Random
+    ) -> None:
+        self._store = store
+        self._leases = leases
+        self._events = events
+        self._health = health
+        self._random = random
+        self._ended: list[Ended] = []
+        self._news = Wakeup()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Settler {len(self._ended)} waiting>"
+
+    def add(self, ended: Ended) -> None:
+        """Have this outcome recorded. As many may wait as claims can be held."""
+        self._ended.append(ended)
+        self._news.ring()
+
+    def close(self) -> None:
+        """Nothing more comes; `run` ends when all that waits has been recorded."""
+        self._closed = True
+        self._news.ring()
+
+    async def run(self) -> None:
+        """Record until `close`. Cancelled, what is not recorded stays in hand and is counted as left."""
+        while self._ended or not self._closed:
+            await self._news.wait()
+            while self._ended:
+                batch, self._ended = self._ended, []
+                for ended, job in zip(batch, await self._record(batch), strict=True):
+                    self._leases.end(ended.held)
+                    self._tell(ended, job)
+
+    async def _record(self, batch: list[Ended]) -> list[Job | None]:
+        """The jobs after the commit, however often the store fails; None where the lease was lost."""
+        wait = 0.05
+        while True:
+            try:
+                settlements = [Settlement(ended.held.claim, ended.outcome, ended.worker) for ended in batch]
+                jobs = list(await self._store.settle(settlements))
+                self._health.store_written()
+                return jobs
+            except StoreUnavailable as error:
+                self._health.store_failed(error.reason)
+                await trio.sleep(wait * (0.75 + 0.5 * self._random.random()))
+                wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+            except Exception as error:  # an outcome that this store cannot keep must not end the node
+                if len(batch) > 1:
+                    return [job for ended in batch for job in await self._record([ended])]
+                return [await self._record_failure(batch[0], error)]
+
+    async def _record_failure(self, ended: Ended, error: Exception) -> Job | None:
+        """Keep at least that there was an outcome. If not even that, the lease ends by itself."""
+        if isinstance(ended.outcome, Failed) and ended.outcome.final:
+            return None
+        failed = Failed(f"the outcome could not be recorded: {type(error).__name__}", final=True)
+        [job] = await self._record([ended._replace(outcome=failed)])
+        return job
+
+    def _tell(self, ended: Ended, job: Job | None) -> None:
+        claim, outcome = ended.held.claim, NAMES[type(ended.outcome)]
+        if job is None:
+            lost = AttemptLost(job=claim.job, node=claim.node, worker=ended.worker, outcome=outcome)
+            self._events.publish(lost)
+            return
+        self._events.publish(
+            AttemptEnded(
+                job=job,
+                node=claim.node,
+                worker=ended.worker,
+                outcome=outcome,
+                status=job.status,
+                error=error_of(ended.outcome),
+                seconds=ended.seconds,
+            )
+        )
