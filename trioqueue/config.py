@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     handlers: str | None = Field(None, pattern=r"^[\w.]+:[\w.]+$")
     lease_seconds: Duration = Field(30.0, ge=1, le=86_400)
     grace_seconds: Duration = Field(25.0, ge=0, le=86_400)
-    poll_seconds: Duration = Field(1.0, ge=0.05, le=60)
+    poll_seconds: Duration = Field(1.0, ge=0.05, le=30)
     retention: Annotated[dict[Status, timedelta], NoDecode, BeforeValidator(parse_retention)] = Field(
         DEFAULT_RETENTION
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import trio
 
 LOOP_SECONDS = 60.0
-"""A loop that has made no turn for this long is wedged. Every loop turns at least each ten seconds."""
+"""A loop that has made no turn for this long is wedged. Each turns far more often: the slowest each 36 s."""
 
 STALL_SECONDS = 10.0
 """Due work may wait this long beside free workers before nobody is said to claim it."""

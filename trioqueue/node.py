@@ -11,6 +11,7 @@ command, `web/server.py` for `trioqueue serve`. Both stop the server before they
 import os
 import re
 import socket
+from contextlib import suppress
 from functools import partial
 from random import Random, SystemRandom
 
@@ -18,7 +19,7 @@ import trio
 
 from trioqueue.clock import Clock, current_clock, is_virtual, run_in_thread, run_inline
 from trioqueue.config import Settings
-from trioqueue.errors import ConfigError
+from trioqueue.errors import ConfigError, StoreUnavailable
 from trioqueue.events import Events, JobsPruned, JobsRescued, NodeDraining, NodeStarted, NodeStopped
 from trioqueue.health import Health
 from trioqueue.jobs.handlers import DemoHandlers, Handlers
@@ -27,7 +28,7 @@ from trioqueue.logs import Logs
 from trioqueue.runtime.context import Context
 from trioqueue.runtime.dispatcher import Dispatcher
 from trioqueue.runtime.leases import Leases
-from trioqueue.runtime.pool import Pool
+from trioqueue.runtime.pool import LAST_SETTLES_SECONDS, Pool
 from trioqueue.runtime.processes import kill_orphans
 from trioqueue.runtime.settler import Settler
 from trioqueue.runtime.supervise import Supervisor
@@ -38,7 +39,7 @@ from trioqueue.store.protocol import Hint, Store
 
 BEAT_SECONDS = 5.0
 RESCUE_SECONDS = 1.0
-PRUNE_SECONDS = 60.0
+PRUNE_SECONDS = 20.0
 WATCH_SECONDS = 5.0
 
 RESCUE_BATCH = 500
@@ -83,6 +84,7 @@ class Node:
         """Ids must not be guessable; jitter may be."""
         self._stopping = trio.Event()
         self._cutting = trio.Event()
+        self._ended = False
         self._service: Service | None = None
         self._leases: Leases | None = None
         if len(self.handlers.types) == 0 and not self.is_demo:
@@ -99,7 +101,7 @@ class Node:
 
     @property
     def leases_left(self) -> int:
-        return 0 if self._leases is None else len(self._leases) + self._leases.left_behind
+        return 0 if self._leases is None else len(self._leases)
 
     def close_intake(self) -> None:
         """From now on new jobs are refused with `Draining`, and readiness is red."""
@@ -132,7 +134,10 @@ class Node:
             async with trio.open_nursery() as outside:
                 outside.start_soon(self._stop_when_cancelled)
                 with trio.CancelScope(shield=True):
-                    await self._run(task_status)
+                    try:
+                        await self._run(task_status)
+                    finally:
+                        self._ended = True
                 outside.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _first_of(group) from None
@@ -144,7 +149,8 @@ class Node:
         try:
             await trio.sleep_forever()
         finally:
-            self.stop()
+            if not self._ended:
+                self.stop()
 
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         settings = self._settings
@@ -171,26 +177,33 @@ class Node:
             )
             self._service = self._make_service(store)
             self._watch(store, dispatcher, leases, pool)
-            async with trio.open_nursery() as upkeep:
-                upkeep.start_soon(supervisor.keep, "leases", leases.run)
-                upkeep.start_soon(supervisor.every, BEAT_SECONDS, "beat", partial(self._beat, store))
-                upkeep.start_soon(supervisor.every, RESCUE_SECONDS, "rescue", partial(self._rescue, store))
-                upkeep.start_soon(supervisor.every, PRUNE_SECONDS, "prune", partial(self._prune, store))
-                upkeep.start_soon(supervisor.every, WATCH_SECONDS, "watch", partial(self._look, store))
-                upkeep.start_soon(self._say_that_it_stops, store, supervisor)
-                self._report_start(store)
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(
-                        partial(
-                            pool.run,
-                            stopping=self._stopping,
-                            cutting=self._cutting,
-                            grace_seconds=settings.grace_seconds,
-                        )
+            try:
+                async with trio.open_nursery() as upkeep:
+                    upkeep.start_soon(supervisor.keep, "leases", leases.run)
+                    upkeep.start_soon(supervisor.every, BEAT_SECONDS, "beat", partial(self._beat, store))
+                    upkeep.start_soon(
+                        supervisor.every, RESCUE_SECONDS, "rescue", partial(self._rescue, store)
                     )
-                    task_status.started()
-                # No attempt is running any more; what could be settled has been.
-                upkeep.cancel_scope.cancel()
+                    upkeep.start_soon(supervisor.every, PRUNE_SECONDS, "prune", partial(self._prune, store))
+                    upkeep.start_soon(supervisor.every, WATCH_SECONDS, "watch", partial(self._look, store))
+                    upkeep.start_soon(self._say_that_it_stops, store, supervisor)
+                    self._report_start(store)
+                    async with trio.open_nursery() as nursery:
+                        await nursery.start(
+                            partial(
+                                pool.run,
+                                stopping=self._stopping,
+                                cutting=self._cutting,
+                                grace_seconds=settings.grace_seconds,
+                            )
+                        )
+                        task_status.started()
+                    # No attempt is running any more; what could be settled has been.
+                    upkeep.cancel_scope.cancel()
+            finally:
+                # No handler runs any more, however it came to that: nobody shall wait for a lease.
+                with trio.move_on_after(LAST_SETTLES_SECONDS, shield=True), suppress(StoreUnavailable):
+                    await leases.give_back()
         # Nothing uses the store now.
         self.events.publish(NodeStopped(node=self.id, leases_left=self.leases_left))
 
@@ -294,6 +307,7 @@ class Node:
         if pruned:
             self.events.publish(JobsPruned(node=self.id, pruned=pruned))
         while pruned == PRUNE_BATCH:
+            self.health.turn("prune")
             pruned = await store.prune(self._settings.retention, limit=PRUNE_BATCH)
 
     async def _look(self, store: Store) -> None:

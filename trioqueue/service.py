@@ -108,7 +108,7 @@ class Service:
             job = await self._store.cancel(known)
             if job.is_final and job.status is not Status.CANCELLED:
                 raise WrongStatus(known, job.status, "cancelled")
-            if job.version != before.version:
+            if before.cancel_requested_at is None and job.cancel_requested_at is not None:
                 self._events.publish(JobCancelled(job_id=known, confirmed=job.is_final))
             with trio.move_on_after(wait_seconds):
                 while not job.is_final:

@@ -42,6 +42,17 @@ async def leak(ctx: Context) -> None:
     note("end", ctx)
 
 
+@handlers.handler("unwind")
+async def unwind(ctx: Context) -> None:
+    """Cleans up for longer than a cut attempt has for being settled in the ordinary way."""
+    note("start", ctx)
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.6)
+
+
 @handlers.handler("block")
 def block(ctx: Context) -> None:
     """A thread that never asks whether it was cancelled."""

@@ -1,4 +1,4 @@
-"""The shutdown matrix: seven states × three signals × every host, as real processes.
+"""The shutdown matrix: eight states × three signals × every host, as real processes.
 
 Whatever a client or a handler does, the service is out within its grace period plus two seconds;
 finished work is not run again, and what was released has cost no attempt.
@@ -98,6 +98,11 @@ def leaked_thread(trial: Trial) -> None:
     trial.wait_started(1)
 
 
+def slow_to_unwind(trial: Trial) -> None:
+    trial.post("unwind")
+    trial.wait_started(1)
+
+
 def swallowing_handler(trial: Trial) -> None:
     trial.post("swallow")
     trial.wait_started(1)
@@ -116,6 +121,7 @@ STATES: dict[str, Callable[[Trial], None]] = {
         full_channel,
         client_that_never_reads,
         leaked_thread,
+        slow_to_unwind,
         swallowing_handler,
         blocked_thread,
     )
@@ -190,7 +196,7 @@ def check_promises(trial: Trial, *, cut: bool) -> None:
         assert crash_count == 0, about
         if job_id in ends:
             assert (status, outcomes[job_id, "completed"]) == ("completed", 1), about
-        elif type == "work":
+        elif type in ("work", "unwind"):
             # Not begun, or begun and cut: it starts elsewhere, and has cost no attempt.
             assert (status, attempt) == ("pending", 0), about
             assert outcomes[job_id, "released"] == starts[job_id], about

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from trioqueue import Context, Handlers
 from trioqueue.errors import InvalidJob, MalformedJson, StoreUnavailable
 from trioqueue.events import Event
 from trioqueue.jobs import codec
-from trioqueue.jobs.job import Status
+from trioqueue.jobs.job import Job, Status
 from trioqueue.runtime.processes import MARK, _process, kill_orphans
+from trioqueue.store.protocol import Settlement
 
 
 @pytest.mark.parametrize("text", [b"[{" * 40 + b'"\\' * 200_000, b"[1" + b"1" * 110 + b'"\\' * 200_000])
@@ -267,3 +268,55 @@ def test_a_declaration_that_cannot_work_is_refused(declare: Callable[[Handlers],
 
 async def _yields(ctx: Context):  # type: ignore[no-untyped-def]
     yield 1
+
+
+async def test_our_own_errors_raised_by_a_handler_are_tried_again(
+    start_node: StartNode, autojump_clock: MockClock
+) -> None:
+    handlers = Handlers()
+
+    @handlers.handler("odd")
+    async def odd(ctx: Context) -> None:
+        if ctx.attempt == 1:
+            await ctx.progress(float("nan"))
+
+    node = await start_node(handlers)
+    job = await node.finished(await node.enqueue("odd"))
+
+    assert await node.outcomes(job) == ["failed", "completed"]
+
+
+async def test_a_handler_that_unwinds_slowly_is_released_when_it_has_ended(
+    start_node: StartNode, autojump_clock: MockClock
+) -> None:
+    """It ends after the last moment for settling, and before the process: nobody waits for its lease."""
+    handlers = Handlers()
+
+    @handlers.handler("slow")
+    async def slow(ctx: Context) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.9)
+
+    node = await start_node(handlers, grace_seconds=1)
+    store = node.node.service._store
+    job = await node.enqueue("slow")
+    await trio.sleep(0.5)
+    settled: list[object] = []
+    settle = store.settle
+
+    async def watch(settlements: Sequence[Settlement]) -> Sequence[Job | None]:
+        jobs = await settle(settlements)
+        settled.extend(jobs)
+        return jobs
+
+    store.settle = watch  # type: ignore[method-assign]
+    node.node.stop()
+    await node.node.stopped.wait()
+
+    assert node.node.leases_left == 0
+    [last] = settled
+    assert isinstance(last, Job)
+    assert (last.id, last.status, last.attempt, last.crash_count) == (job.id, Status.PENDING, 0, 0)

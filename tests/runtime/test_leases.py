@@ -27,7 +27,7 @@ def is_ready(node: NodeUnderTest) -> bool:
 
 async def claim_as_a_ghost(store: Store, job: Job) -> None:
     """Another node claims the job and is never heard of again."""
-    claims = await store.claim(node=NodeId("ghost"), types=None, limit=1, lease_seconds=30)
+    claims = await store.claim(node=NodeId("ghost"), types=frozenset({job.type}), limit=1, lease_seconds=30)
     assert [claim.job.id for claim in claims] == [job.id]
 
 
@@ -278,3 +278,32 @@ async def test_demo_mode_refuses_a_store_that_real_handlers_have_served(
     await start_node(handlers)
     with pytest.raises(ConfigError, match="TRIOQUEUE_HANDLERS"):
         await Node(load_settings(store=store_url)).run()
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_a_demo_node_leaves_the_jobs_of_real_handlers_alone(
+    start_node: StartNode, autojump_clock: MockClock
+) -> None:
+    """It was there first, and took everything; since handlers have come it takes nothing any more."""
+    handlers = Handlers()
+    ran: list[str] = []
+
+    @handlers.handler("work")
+    async def work(ctx: Context) -> None:
+        ran.append(ctx.job.id)
+
+    await start_node(worker_count=5)
+    real = await start_node(handlers, worker_count=1)
+    jobs = [await real.enqueue("work") for _ in range(20)]
+    for job in jobs:
+        await real.finished(job)
+
+    assert sorted(ran) == sorted(job.id for job in jobs)
+
+
+async def test_an_idle_node_is_healthy_all_the_time(start_node: StartNode, autojump_clock: MockClock) -> None:
+    node = await start_node()
+    await trio.sleep(5)
+    for _ in range(600):
+        await trio.sleep(1)
+        assert all(check.ok for check in node.node.health.checks()), node.node.health.checks()

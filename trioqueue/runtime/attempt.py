@@ -45,16 +45,18 @@ async def run_attempt(
     try:
         handler = handlers.find(job.type)
         arguments = handler.parse(codec.decode_kept(job.payload))
-        held.begin(scope, limit_of(job, clock))
+    except InvalidInput as error:  # it fitted at the door: the handler has changed since
+        return Failed(storable(str(error)), final=True)
+    held.begin(scope, limit_of(job, clock))
+    try:
         with scope:
             return _completed(await _call(handler, context, arguments, threads), max_result_bytes)
-    except InvalidInput as error:  # it fitted at the door: the handler has changed since
-        outcome: Outcome = Failed(storable(str(error)), final=True)
     except BaseException as error:  # noqa: ASYNC103
-        # SystemExit, groups, a Cancelled from some other scope: all end the attempt only.
+        # SystemExit, groups, a Cancelled from some other scope: all end the attempt only. Where the
+        # node itself is being cancelled, its own Cancelled comes from the checkpoint.
         if trio.current_effective_deadline() == -math.inf:
-            raise
-        outcome = _name(error)
+            await trio.lowlevel.checkpoint()  # noqa: ASYNC102
+        outcome: Outcome = _name(error)
     else:
         outcome = Released("stopped")
     return _name_cancellation(held) if scope.cancel_called else outcome
@@ -109,11 +111,13 @@ def _name(error: BaseException) -> Outcome:
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+    rest = [error]
+    while rest:
+        error = rest.pop()
+        if isinstance(error, BaseExceptionGroup):
+            rest += reversed(error.exceptions)
+        else:
+            yield error
 
 
 def _all(leaves: list[BaseException], kind: type[BaseException]) -> bool:

@@ -75,6 +75,8 @@ class Dispatcher:
         while True:
             self._health.turn("dispatcher")
             room = self._workers + self.look_ahead - self._leases.running - self._leases.waiting
+            if self._leases.settling > self._workers + self._capacity:
+                room = 0  # outcomes pile up: the store claims but does not settle
             if room <= self.look_ahead // 2:
                 await self._wait_for_room()
                 continue

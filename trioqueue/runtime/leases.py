@@ -16,8 +16,9 @@ from trioqueue.errors import StoreUnavailable
 from trioqueue.events import ClaimsReleased, Events
 from trioqueue.health import Health
 from trioqueue.jobs.job import Claim, JobId, NodeId
+from trioqueue.jobs.outcome import Released
 from trioqueue.runtime.wakeup import Wakeup
-from trioqueue.store.protocol import Store
+from trioqueue.store.protocol import Settlement, Store
 
 MARGIN = 0.2
 """The part of a lease that is kept for stopping: unwinding, a slow store, a clock that runs fast."""
@@ -103,11 +104,11 @@ class Leases:
         self._settling = 0
         self._finished = 0
         self._renew_now = Wakeup()
-        self.left_behind = 0
-        """Claims that could not be given back when the node stopped."""
+        self._unreleased: list[Claim] = []
+        """Claims that no worker gets any more, and that the store does not know to be free yet."""
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._held) + len(self._unreleased)
 
     def __repr__(self) -> str:
         return f"<Leases {self.waiting} waiting, {self._running} running, {self._settling} settling>"
@@ -120,6 +121,11 @@ class Leases:
     def waiting(self) -> int:
         """Claims that no worker has begun."""
         return len(self._held) - self._running - self._settling
+
+    @property
+    def settling(self) -> int:
+        """Attempts that have ended and whose outcome is not recorded yet."""
+        return self._settling
 
     @property
     def finished(self) -> int:
@@ -185,6 +191,7 @@ class Leases:
 
     async def renew(self) -> None:
         """Renew every claim in hand; stop those that are lost or were asked to stop."""
+        await self._release_again()
         held = [held for held in self._held.values() if held.cause is not Cause.LOST]
         if not held:
             return
@@ -214,8 +221,8 @@ class Leases:
     async def release_waiting(self, *, older_than: float = 0.0) -> None:
         """Give back the claims that no worker has begun; they cost no attempt and start elsewhere.
 
-        Only those that have waited for `older_than` seconds. When the store cannot be reached
-        the claims are dropped here all the same: their leases end by themselves.
+        Only those that have waited for `older_than` seconds. While the store cannot be reached they
+        stay ours, but no worker gets them, and they are given back when it answers again.
         """
         before = trio.current_time() - older_than
         waiting = [held for held in self._held.values() if not held.begun and held.held_at <= before]
@@ -224,8 +231,28 @@ class Leases:
         for held in waiting:
             self._forget(held)
         self.ended.ring()
-        released = await self._store.release([held.claim for held in waiting])
+        claims = [held.claim for held in waiting]
+        try:
+            released = await self._store.release(claims)
+        except StoreUnavailable as error:
+            self._health.store_failed(error.reason)
+            self._unreleased += claims
+            return
         self._events.publish(ClaimsReleased(node=self._node, released=released))
+
+    async def give_back(self) -> None:
+        """Release whatever is still in hand. Only for when every handler has ended, and nothing runs."""
+        held = list(self._held.values())
+        if held:
+            await self._store.settle([Settlement(item.claim, Released("the node stopped")) for item in held])
+            self._held.clear()
+        await self._release_again()
+
+    async def _release_again(self) -> None:
+        """Give back what could not be given back before, if its lease is still ours."""
+        if self._unreleased:
+            await self._store.release(self._unreleased)
+            self._unreleased = []
 
     def _forget(self, held: Held) -> None:
         self._held.pop((held.claim.job.id, held.claim.epoch), None)

@@ -5,7 +5,6 @@ from functools import partial
 
 import trio
 
-from trioqueue.errors import StoreUnavailable
 from trioqueue.jobs.job import Claim
 from trioqueue.runtime.dispatcher import Dispatcher
 from trioqueue.runtime.leases import Cause, Leases
@@ -77,7 +76,7 @@ class Pool:
                     # Nothing is claimed any more. The send channel is closed, so that each worker ends
                     # once the attempt that it runs has ended.
                     cutter.start_soon(self._cut, attempts.cancel_scope, cutting, grace_seconds)  # noqa: ASYNC111
-                    await self._release_waiting()
+                    await self._leases.release_waiting()  # they start elsewhere at once
                 # No attempt is running any more. The settler ends when it has recorded them all.
                 self._settler.close()
             # What could be settled has been. (The cutter outlives the attempts: it may have to cancel them.)
@@ -86,14 +85,6 @@ class Pool:
     async def _work(self, worker: Worker, inbox: trio.MemoryReceiveChannel[Claim]) -> None:
         await worker.run(inbox.clone())
         inbox.close()
-
-    async def _release_waiting(self) -> None:
-        """Claims that no worker has begun start elsewhere at once."""
-        waiting = self._leases.waiting
-        try:
-            await self._leases.release_waiting()
-        except StoreUnavailable:
-            self._leases.left_behind = waiting  # their leases end by themselves
 
     async def _cut(self, attempts: trio.CancelScope, cutting: trio.Event, grace_seconds: float) -> None:
         """When the grace period is over: cancel the attempts, give them a moment to be released."""

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import trio
 
-from trioqueue.clock import held_clock
+from trioqueue.clock import held_clock, is_virtual
 
 MARK = "TRIOQUEUE_PROCESS_MARK"
 """An environment variable that descendants inherit: it finds those that left the process group.
@@ -54,7 +54,7 @@ async def run_process(
     async def stop(process: trio.Process) -> None:
         with trio.CancelScope(shield=True):
             _signal_group(process.pid, signal.SIGTERM)
-            with trio.move_on_after(HURRIED_TERM_SECONDS if in_a_hurry() else TERM_SECONDS):
+            with trio.move_on_after(_term_seconds(in_a_hurry())):
                 await process.wait()
             _kill_all(process.pid, mark)
 
@@ -91,6 +91,13 @@ async def run_process(
         error.add_note(process.stderr[-STDERR_CHARACTERS:].decode(errors="replace").strip())
         raise error
     return process
+
+
+def _term_seconds(hurried: bool) -> float:
+    """Virtual time stands still while a subprocess works, so a wait in it would never end."""
+    if is_virtual():
+        return 0.0
+    return HURRIED_TERM_SECONDS if hurried else TERM_SECONDS
 
 
 def kill_orphans() -> None:

@@ -22,6 +22,9 @@ from trioqueue.store.protocol import Settlement, Store
 LONGEST_WAIT_SECONDS = 2.0
 """Between two tries to record outcomes while the store is away."""
 
+LONGEST_REST_SECONDS = 10.0
+"""Without news it looks, and shows that it lives, at least this often."""
+
 
 class Ended(NamedTuple):
     """An attempt that has ended, and what it came to."""
@@ -63,38 +66,41 @@ class Settler:
     async def run(self) -> None:
         """Record until `close`. Cancelled, what is not recorded stays in hand and is counted as left."""
         while self._ended or not self._closed:
-            await self._news.wait()
-            while self._ended:
-                batch, self._ended = self._ended, []
-                for ended, job in zip(batch, await self._record(batch), strict=True):
-                    self._leases.end(ended.held)
-                    self._tell(ended, job)
+            self._health.turn("settler")
+            if not self._ended:
+                await self._news.wait_at_most(LONGEST_REST_SECONDS)
+                continue
+            batch = list(self._ended)
+            for ended, job in await self._record(batch):
+                self._leases.end(ended.held)
+                self._tell(ended, job)
+            del self._ended[: len(batch)]
 
-    async def _record(self, batch: list[Ended]) -> list[Job | None]:
+    async def _record(self, batch: list[Ended]) -> list[tuple[Ended, Job | None]]:
         """The jobs after the commit, however often the store fails; None where the lease was lost."""
         wait = 0.05
         while True:
+            self._health.turn("settler")
             try:
                 settlements = [Settlement(ended.held.claim, ended.outcome, ended.worker) for ended in batch]
-                jobs = list(await self._store.settle(settlements))
+                jobs = await self._store.settle(settlements)
                 self._health.store_written()
-                return jobs
+                return list(zip(batch, jobs, strict=True))
             except StoreUnavailable as error:
                 self._health.store_failed(error.reason)
                 await trio.sleep(wait * (0.75 + 0.5 * self._random.random()))
                 wait = min(wait * 2, LONGEST_WAIT_SECONDS)
             except Exception as error:  # an outcome that this store cannot keep must not end the node
                 if len(batch) > 1:
-                    return [job for ended in batch for job in await self._record([ended])]
-                return [await self._record_failure(batch[0], error)]
+                    return [pair for ended in batch for pair in await self._record([ended])]
+                return await self._record_failure(batch[0], error)
 
-    async def _record_failure(self, ended: Ended, error: Exception) -> Job | None:
+    async def _record_failure(self, ended: Ended, error: Exception) -> list[tuple[Ended, Job | None]]:
         """Keep at least that there was an outcome. If not even that, the lease ends by itself."""
         if isinstance(ended.outcome, Failed) and ended.outcome.final:
-            return None
+            return [(ended, None)]
         failed = Failed(f"the outcome could not be recorded: {type(error).__name__}", final=True)
-        [job] = await self._record([ended._replace(outcome=failed)])
-        return job
+        return await self._record([ended._replace(outcome=failed)])
 
     def _tell(self, ended: Ended, job: Job | None) -> None:
         claim, outcome = ended.held.claim, NAMES[type(ended.outcome)]

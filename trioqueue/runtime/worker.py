@@ -8,6 +8,7 @@ from trioqueue.clock import Clock
 from trioqueue.events import AttemptStarted, Events
 from trioqueue.jobs.handlers import Handlers
 from trioqueue.jobs.job import Claim
+from trioqueue.jobs.outcome import failed_from
 from trioqueue.runtime.attempt import run_attempt
 from trioqueue.runtime.context import Context
 from trioqueue.runtime.leases import Leases
@@ -72,6 +73,8 @@ class Worker:
                 threads=self._threads,
                 max_result_bytes=self._max_result_bytes,
             )
+        except Exception as error:  # a mistake of ours; every claim that was begun must be settled
+            outcome = failed_from(error)
         finally:
             self._leases.finish()
         self._settler.add(Ended(held, outcome, self.number, trio.current_time() - started))

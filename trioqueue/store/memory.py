@@ -104,6 +104,8 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         now = self._clock.now()
         lease_until = now + timedelta(seconds=lease_seconds)
+        if types is None and self._serves_handlers:
+            return []
         due = [job for job in self._pending(types) if job.run_at <= now]
         due.sort(key=lambda job: (job.priority, job.run_at, self._accepted[job.id]))
         claims: list[Claim] = []

@@ -127,7 +127,8 @@ class Store(Protocol):
     ) -> Sequence[Claim]:
         """Take up to `limit` due jobs for `node`, leased for `lease_seconds`.
 
-        - Due: pending, `run_at` has come, and the type is one of `types` (None: any).
+        - Due: pending, `run_at` has come, and the type is one of `types` (None: any, as demo mode
+          asks; nothing is due for it once real handlers have served the store, see `dedicate`).
         - Order: lowest `priority` number, then oldest `run_at`, then first accepted.
         - Each becomes processing, with `epoch` and `attempt` one higher, `started_at` now,
           `progress` empty, and `node` and `lease_until` set. No two claims ever share an epoch.

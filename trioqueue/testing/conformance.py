@@ -620,6 +620,17 @@ class StoreConformance:
                 nursery.start_soon(try_to_settle, claimed)
         assert [ended[claimed.job.id] for claimed in claims] == ["lost", "completed"] * 5
 
+    async def test_settlements_of_one_call_are_fenced_one_by_one_and_answered_in_order(
+        self, store: Store
+    ) -> None:
+        await store.enqueue([new_job() for _ in range(3)])
+        first, lost, last = await claim(store, 3)
+        await settle(store, lost, Completed())
+        answers = await store.settle(
+            [Settlement(claimed, Completed()) for claimed in (first, lost, last, first)]
+        )
+        assert [answer and answer.id for answer in answers] == [first.job.id, None, last.job.id, None]
+
     # release
 
     async def test_a_released_claim_leaves_no_trace_but_the_epoch(

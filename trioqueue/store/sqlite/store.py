@@ -189,9 +189,11 @@ async def open_sqlite(
                 except Exception as error:
                     failure = error  # raised below: our nurseries would wrap it in groups
                 finally:
-                    with trio.CancelScope(shield=True), suppress(StoreUnavailable):
-                        await writer.submit(partial(operations.forget_node, node=node))
-                    writer.close()
+                    try:
+                        with trio.CancelScope(shield=True), suppress(StoreUnavailable):
+                            await writer.submit(partial(operations.forget_node, node=node))
+                    finally:
+                        writer.close()
             # Whatever was handed to the writer has been committed or refused.
             listening.cancel_scope.cancel()
         # Nobody rings any more.

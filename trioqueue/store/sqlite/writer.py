@@ -103,7 +103,11 @@ class Writer:
     async def _commit_next(self) -> None:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH))]
         operations = [submitted.operation for submitted in batch]
-        answers = await self._run_sync(partial(self._commit, operations))
+        try:
+            answers = await self._run_sync(partial(self._commit, operations))
+        except Exception as error:  # no thread to be had: those who wait must be told
+            refused = StoreUnavailable(f"the write could not be started ({error})")
+            answers = [outcome.Error(refused) for _ in operations]
         for submitted, answer in zip(batch, answers, strict=True):
             trio.lowlevel.reschedule(submitted.task, answer)
         await self._let_return(len(batch))
