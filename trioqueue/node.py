@@ -2,7 +2,7 @@
 
     store
     └─ upkeep: leases · beat · rescue · prune · watch        (ends last)
-       └─ pool: dispatcher → channel → workers               (ends first)
+       └─ pool: dispatcher → channel → workers → settler     (ends first)
 
 The HTTP server is around it or inside it, as the host has it: `web/lifespan.py` for the hypercorn
 command, `web/server.py` for `trioqueue serve`. Both stop the server before they stop the node.

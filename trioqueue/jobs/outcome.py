@@ -57,7 +57,7 @@ class Snoozed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The node gave the job back: it stops, or could not renew the lease."""
+    """The node gave the job back, or had to leave it behind: it stops, or could not renew the lease."""
 
     why: str
 

@@ -74,7 +74,7 @@ def final_state(node: Hosted) -> tuple[ExitCode, str]:
     claims = f"{left} claim" if left == 1 else f"{left} claims"
     return (
         ExitCode.GAVE_UP,
-        f"gave up with {claims} still held; other nodes take the jobs over when the leases run out",
+        f"gave up with {claims} still held; a neighbour or the next start takes the jobs over",
     )
 
 
