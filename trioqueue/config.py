@@ -133,6 +133,16 @@ def load_settings(**overrides: Any) -> Settings:
 
 def load_handlers(reference: str) -> Handlers:
     """The registry that `package.module:name` names, or `ConfigError` that says what is missing."""
+    found = find_by_name(reference, said=f"{PREFIX}HANDLERS={reference!r}")
+    if not isinstance(found, Handlers):
+        raise ConfigError(
+            [f"{PREFIX}HANDLERS={reference!r}: a trioqueue.Handlers is expected, not {type(found).__name__}"]
+        )
+    return found
+
+
+def find_by_name(reference: str, *, said: str) -> object:
+    """What `package.module:name` names. Raises `ConfigError`, which begins with what somebody `said`."""
     module_name, _, name = reference.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # as `python -m` and hypercorn do
@@ -141,16 +151,12 @@ def load_handlers(reference: str) -> Handlers:
         for part in name.split("."):
             found = getattr(found, part)
     except ModuleNotFoundError as error:
-        raise ConfigError([f"{PREFIX}HANDLERS={reference!r}: there is no module {error.name!r}"]) from error
+        raise ConfigError([f"{said}: there is no module {error.name!r}"]) from error
     except AttributeError:
-        raise ConfigError([f"{PREFIX}HANDLERS={reference!r}: {module_name} has no {name!r}"]) from None
+        raise ConfigError([f"{said}: {module_name} has no {name!r}"]) from None
     except Exception as error:  # whatever the user's module raises while it is imported
         problem = f"importing {module_name} raised {type(error).__name__}: {error}"
-        raise ConfigError([f"{PREFIX}HANDLERS={reference!r}: {problem}"]) from error
-    if not isinstance(found, Handlers):
-        raise ConfigError(
-            [f"{PREFIX}HANDLERS={reference!r}: a trioqueue.Handlers is expected, not {type(found).__name__}"]
-        )
+        raise ConfigError([f"{said}: {problem}"]) from error
     return found
 
 

@@ -10,6 +10,7 @@ from trioqueue.errors import InvalidJob
 from trioqueue.jobs import codec
 from trioqueue.jobs.handlers import TYPE_CHARACTERS, TYPE_PATTERN
 from trioqueue.jobs.job import Attempt, Job, JobId, Json, Status
+from trioqueue.jobs.pointer import locate
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
@@ -137,13 +138,10 @@ def _check_instant(pointer: str, value: datetime | None) -> None:
 
 
 def _invalid_field(message: str) -> InvalidJob:
-    """msgspec says "Expected `int`, got `str` - at `$.priority`"; clients want /priority."""
-    problem, _, path = message.partition(" - at `$")
-    pointer = re.sub(r"\[([^]]*)\]", r"/\1", path.rstrip("`")).replace(".", "/")
-    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", problem):
-        known = ", ".join(JobRequest.__struct_fields__)
-        return InvalidJob(f"{pointer}/{unknown[1]}", f"there is no such field; a job has {known}")
-    return InvalidJob(pointer, problem[:1].lower() + problem[1:])
+    pointer, problem = locate(message)
+    if problem.startswith("object contains unknown field"):
+        problem = f"there is no such field; a job has {', '.join(JobRequest.__struct_fields__)}"
+    return InvalidJob(pointer, problem)
 
 
 NULL = msgspec.Raw(b"null")

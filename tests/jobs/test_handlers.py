@@ -37,10 +37,11 @@ def test_a_payload_becomes_typed_arguments(handlers: Handlers) -> None:
 @pytest.mark.parametrize(
     ("payload", "pointer", "words"),
     [
-        ({"sizes": []}, "/payload", "missing required field `path`"),
+        ({"sizes": []}, "/payload/path", "missing required field `path`"),
         ({"path": 3, "sizes": []}, "/payload/path", "expected `str`, got `int`"),
         ({"path": "a", "sizes": [{"width": "3"}]}, "/payload/sizes/0/width", "expected `int`"),
-        ({"path": "a", "sizes": [], "widht": 3}, "/payload", "unknown field `widht`"),
+        ({"path": "a", "sizes": [], "widht": 3}, "/payload/widht", "unknown field `widht`"),
+        ({"path": "a", "sizes": [], "a/~b": 3}, "/payload/a~1~0b", "unknown field"),
         ([1], "/payload", "an object is expected"),
         (None, "/payload", "an object is expected"),
     ],

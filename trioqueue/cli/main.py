@@ -1,13 +1,11 @@
 """`trioqueue serve`: the service under a process supervisor, with exit codes that tell."""
 
-import importlib
 import sys
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from trioqueue.config import load_settings
+from trioqueue.config import find_by_name, load_settings
 from trioqueue.errors import ConfigError
 from trioqueue.web.process import ExitCode
 from trioqueue.web.server import serve as serve_site
@@ -57,13 +55,7 @@ def main() -> None:
 
 
 def _find_site(reference: str) -> Site:
-    module_name, _, name = reference.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module_name), name or "app")
-    except Exception as error:  # whatever the user's module raises while it is imported
-        raise ConfigError([f"the app {reference!r}: {type(error).__name__}: {error}"]) from error
+    found = find_by_name(reference if ":" in reference else f"{reference}:app", said=f"the app {reference!r}")
     if not isinstance(found, Site):
         raise ConfigError(
             [f"the app {reference!r} is a {type(found).__name__}; make it with trioqueue.app.create_app"]

@@ -13,6 +13,7 @@ import msgspec
 from trioqueue.errors import InvalidJob, MalformedJson, UnknownType
 from trioqueue.jobs import codec
 from trioqueue.jobs.job import Json
+from trioqueue.jobs.pointer import locate
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Arguments = type[msgspec.Struct]
@@ -52,7 +53,8 @@ class Handler:
                 payload = {key: value for key, value in payload.items() if key in known}
             arguments = msgspec.convert(payload, self.arguments)
         except msgspec.ValidationError as error:
-            raise _invalid_payload(str(error)) from None
+            pointer, problem = locate(str(error))
+            raise InvalidJob(f"/payload{pointer}", problem) from None
         except Exception as error:  # whatever the __post_init__ of a user's type raises
             raise InvalidJob("/payload", f"{type(error).__name__}: {error}") from error
         return {name: getattr(arguments, name) for name in known} | more
@@ -217,13 +219,6 @@ def _field_default(default: object) -> object:
         kept = default
         return msgspec.field(default_factory=lambda: copy.copy(kept))
     return default
-
-
-def _invalid_payload(message: str) -> InvalidJob:
-    """msgspec says "Expected `int`, got `str` - at `$.sizes[1]`"; users want /payload/sizes/1."""
-    problem, _, path = message.partition(" - at `$")
-    pointer = re.sub(r"\[([^]]*)\]", r"/\1", path.rstrip("`")).replace(".", "/")
-    return InvalidJob("/payload" + pointer, problem[:1].lower() + problem[1:])
 
 
 def payload_schema(handler: Handler) -> dict[str, Any]:
