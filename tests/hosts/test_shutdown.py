@@ -196,13 +196,15 @@ def check_promises(trial: Trial, *, cut: bool) -> None:
         assert crash_count == 0, about
         if job_id in ends:
             assert (status, outcomes[job_id, "completed"]) == ("completed", 1), about
-        elif type in ("work", "unwind"):
+        elif type == "work" or (type == "unwind" and status == "pending"):
             # Not begun, or begun and cut: it starts elsewhere, and has cost no attempt.
             assert (status, attempt) == ("pending", 0), about
             assert outcomes[job_id, "released"] == starts[job_id], about
         else:
-            # It would not let go, so its lease is left to run out: never handed on while it runs.
+            # It would not let go in time: never handed on while it runs. Its node had said that it
+            # was told to stop, so whoever takes the job over counts no crash.
             assert (status, attempt) == ("processing", 1), about
+            assert trial.rows("SELECT stopping FROM nodes JOIN jobs USING (node)") == [(1,)], about
     if trial.state == "busy" and not cut:
         assert len(ends) == 2, about
     counted = dict(trial.rows("SELECT status, sum(jobs) FROM counters GROUP BY status"))
