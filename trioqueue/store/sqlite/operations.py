@@ -180,13 +180,13 @@ def rescue(transaction: Transaction, dead: Sequence[NodeId], limit: int, random:
     rows = list(transaction.run("expired", {"now": now, "limit": limit}))
     for node in dead:
         rows += transaction.run("held_by_node", {"now": now, "node": node, "limit": limit - len(rows)})
-        if len(rows) < limit:
-            transaction.run("forget_node", {"node": node})
     rescued = []
     for row in rows:
         job = job_from_row(row[1:])
         outcome = changes.left_behind(job, stopping=job.node in stopping)
         rescued.append(_end_attempt(transaction, row[0], job, outcome, random.random(), None))
+    for node in dead:  # those that hold nothing any more
+        transaction.run("forget_node", {"node": node})
     return rescued
 
 
