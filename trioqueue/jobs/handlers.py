@@ -4,7 +4,7 @@ import copy
 import inspect
 import re
 import typing
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -121,12 +121,6 @@ class Handlers:
     def types(self) -> list[str]:
         return sorted(self._handlers)
 
-    def __contains__(self, type: object) -> bool:
-        return type in self._handlers
-
-    def __iter__(self) -> Iterator[Handler]:
-        return iter(self._handlers.values())
-
     def __repr__(self) -> str:
         return f"<Handlers {', '.join(self.types) or 'none'}>"
 
@@ -144,9 +138,6 @@ class DemoHandlers(Handlers):
     def __init__(self, simulate: Callable[..., Awaitable[object]]) -> None:
         super().__init__()
         self._simulate = simulate
-
-    def __contains__(self, type: object) -> bool:
-        return True
 
     def find(self, type: str) -> Handler:
         return DemoHandler(

@@ -233,6 +233,7 @@ class GuardedAsyncioServer(AsyncioServer):
         """`_keep` does this, in one task for the whole connection instead of one for each request."""
 
     async def _close(self) -> None:
+        # TLS has no half-closed state, which asyncio says with NotImplementedError.
         with suppress(NotImplementedError, OSError, RuntimeError):
             self.writer.write_eof()
         self.writer.close()
