@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from trioqueue.config import PREFIX, Settings, load_handlers, load_settings
+from trioqueue.config import PREFIX, Settings, load_handlers, load_settings, without_secrets
 from trioqueue.errors import ConfigError
 from trioqueue.jobs.job import Status
+from trioqueue.node import postgres_options
+from trioqueue.store.postgres.options import PostgresOptions
 
 
 def test_defaults() -> None:
@@ -60,6 +62,82 @@ def test_every_problem_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(caught.value.problems) == 4
     assert "sqlite:///" in text
     assert "did you mean TRIOQUEUE_LEASE_SECONDS?" in text
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://alice:s3cret@host/jobs", "postgresql://***@host/jobs"),
+        (
+            "postgresql://alice:s3@cr/et@host:5432/jobs?sslmode=require",
+            "postgresql://***@host:5432/jobs?sslmode=require",
+        ),
+        (
+            "postgresql://host/jobs?user=alice&password=s3cret&sslmode=require",
+            "postgresql://host/jobs?user=alice&password=***&sslmode=require",
+        ),
+        ("postgresql://host/jobs?sslpassword=s3cret", "postgresql://host/jobs?sslpassword=***"),
+        ("host=db user=alice password = s3cret", "host=db user=alice password = ***"),
+        ("mysql:alice:s3cret@host", "***@host"),
+        ("sqlite:////srv/me@home/jobs.db", "sqlite:////srv/me@home/jobs.db"),
+        ("memory:", "memory:"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
+
+
+def test_an_error_does_not_show_the_stores_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIOQUEUE_STORE", "postgresqlx://alice:s3cret@host/jobs")
+    with pytest.raises(ConfigError, match=r"TRIOQUEUE_STORE='postgresqlx://\*\*\*@host/jobs'") as caught:
+        load_settings()
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://host/jobs", "postgres://alice@/jobs", "postgresql://"])
+def test_a_store_may_be_on_a_server(url: str) -> None:
+    assert load_settings(store=url).store == url
+
+
+def test_the_options_of_a_postgresql_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert postgres_options(load_settings()) == PostgresOptions()
+    monkeypatch.setenv("TRIOQUEUE_POSTGRES_SCHEMA", "jobs")
+    monkeypatch.setenv("TRIOQUEUE_POSTGRES_TABLE_PREFIX", "tq_")
+    monkeypatch.setenv("TRIOQUEUE_POSTGRES_CHANNEL", "tq_hints")
+    monkeypatch.setenv("TRIOQUEUE_POSTGRES_CONNECTIONS", "20")
+    monkeypatch.setenv("TRIOQUEUE_RELAXED_DURABILITY", "true")
+    assert postgres_options(load_settings()) == PostgresOptions(
+        schema="jobs", table_prefix="tq_", channel="tq_hints", connections=20, relaxed_durability=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("POSTGRES_SCHEMA", ""),
+        ("POSTGRES_SCHEMA", "Jobs"),
+        ("POSTGRES_SCHEMA", "pg_jobs"),
+        ("POSTGRES_SCHEMA", "1jobs"),
+        ("POSTGRES_SCHEMA", 'j"obs'),
+        ("POSTGRES_SCHEMA", "j" * 41),
+        ("POSTGRES_CHANNEL", "hints; DROP"),
+        ("POSTGRES_TABLE_PREFIX", "p" * 21),
+        ("POSTGRES_TABLE_PREFIX", "a-"),
+        ("POSTGRES_CONNECTIONS", "0"),
+        ("POSTGRES_CONNECTIONS", "101"),
+        ("RELAXED_DURABILITY", "perhaps"),
+    ],
+)
+def test_names_that_go_into_sql_are_checked(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    monkeypatch.setenv(f"TRIOQUEUE_{name}", text)
+    with pytest.raises(ConfigError, match=f"TRIOQUEUE_{name}="):
+        load_settings()
+
+
+def test_whoever_opens_a_store_is_held_to_the_same_rule() -> None:
+    options = PostgresOptions(schema="Jobs", table_prefix="9", channel="pg_x")
+    assert [problem.split("'")[1] for problem in options.problems()] == ["Jobs", "9", "pg_x"]
+    assert PostgresOptions(schema="s" * 40, table_prefix="p" * 20).problems() == []
 
 
 def test_what_a_program_asks_for_wins(monkeypatch: pytest.MonkeyPatch) -> None:

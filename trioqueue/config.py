@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trioqueue.errors import ConfigError
@@ -57,13 +57,42 @@ def parse_retention(text: object) -> object:
     return retention
 
 
+def check_postgres_name(name: str) -> str:
+    """A schema or a channel; raises ValueError. Names go into SQL, so they are checked strictly."""
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,39}", name) or name.startswith("pg_"):
+        raise ValueError(
+            "write 1 to 40 lower-case letters, digits or _, not beginning with a digit or with pg_"
+        )
+    return name
+
+
+def check_postgres_prefix(prefix: str) -> str:
+    """What the names of tables begin with, perhaps nothing; raises ValueError."""
+    if not re.fullmatch(r"([a-z_][a-z0-9_]{0,19})?", prefix):
+        raise ValueError("write up to 20 lower-case letters, digits or _, not beginning with a digit")
+    return prefix
+
+
+def without_secrets(url: str) -> str:
+    """A store's URL as it may be shown and logged: no user, no password."""
+    if url.startswith("sqlite:"):
+        return url
+    start = url.partition("//")[0] + "//" if "//" in url else ""
+    _, at, rest = url.rpartition("@")
+    shown = f"{start}***@{rest}" if at else url
+    return re.sub(r"(?i)(passw\w*\s*=\s*)[^&\s]*", r"\1***", shown)
+
+
 EXPECTED = {
-    "store": "write sqlite:///relative.db, sqlite:////absolute/path.db or memory:",
+    "store": "write postgresql://user@host/database, sqlite:///relative.db, sqlite:////absolute/path.db "
+    "or memory:",
     "handlers": "write package.module:name, the name of a trioqueue.Handlers",
 }
 """Plain words for what a pattern would say."""
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
+PostgresName = Annotated[str, AfterValidator(check_postgres_name)]
+PostgresPrefix = Annotated[str, AfterValidator(check_postgres_prefix)]
 
 
 class Settings(BaseSettings):
@@ -76,7 +105,12 @@ class Settings(BaseSettings):
     job_queue_capacity: int = Field(100, ge=1, le=100_000, validation_alias="JOB_QUEUE_CAPACITY")
 
     host: str = Field("127.0.0.1", min_length=1, max_length=255)
-    store: str = Field("sqlite:///trioqueue.db", pattern=r"^(memory:|sqlite:///.+)$")
+    store: str = Field("sqlite:///trioqueue.db", pattern=r"^(memory:|sqlite:///.+|postgres(ql)?://.*)$")
+    postgres_schema: PostgresName = "trioqueue"
+    postgres_table_prefix: PostgresPrefix = ""
+    postgres_channel: PostgresName | None = None
+    postgres_connections: int = Field(5, ge=1, le=100)
+    relaxed_durability: bool = False
     handlers: str | None = Field(None, pattern=r"^[\w.]+:[\w.]+$")
     lease_seconds: Duration = Field(30.0, ge=1, le=86_400)
     grace_seconds: Duration = Field(25.0, ge=0, le=86_400)
@@ -122,7 +156,8 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         for detail in error.errors():
             field = str(detail["loc"][0]) if detail["loc"] else "settings"
-            value = str(detail["input"])[:80]
+            value = str(detail["input"])
+            value = (without_secrets(value) if field == "store" else value)[:80]
             message = EXPECTED.get(field, detail["msg"].removeprefix("Value error, "))
             problems.append(f"{_variable(field)}={value!r}: {message}")
         raise ConfigError(problems) from None

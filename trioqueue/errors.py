@@ -13,6 +13,7 @@
     ├── TryAgain                nothing happened: wait, then repeat
     │   ├── Draining            this node takes no new jobs any more
     │   └── StoreUnavailable    the store cannot be read or written now
+    ├── NotSupported            this store cannot do that: choose another store
     ├── LoopDied                a loop of the runtime ended too often: the process must end
     └── ConfigError             the settings are wrong: the service does not start
 
@@ -131,6 +132,15 @@ class StoreUnavailable(TryAgain):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the store is not available: {reason}")
         self.reason = reason
+
+
+class NotSupported(TrioqueueError):
+    """This kind of store cannot do what was asked, now or later; nothing has happened."""
+
+    def __init__(self, what: str, *, needs: str) -> None:
+        super().__init__(f"{what} need {needs}")
+        self.what = what
+        self.needs = needs
 
 
 class LoopDied(TrioqueueError):

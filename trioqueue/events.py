@@ -84,6 +84,13 @@ class JobsRescued(msgspec.Struct, frozen=True, kw_only=True):
     """Those among them that are dead now: too many nodes went silent with them."""
 
 
+class JobsExpired(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs are dead whose deadline came before they had begun, or between two attempts."""
+
+    node: NodeId
+    job_ids: list[JobId]
+
+
 class JobsPruned(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeId
     pruned: int
@@ -96,7 +103,7 @@ class LoopFailed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoreFailed(msgspec.Struct, frozen=True, kw_only=True):
-    """A call could not reach the store; it is tried again."""
+    """A call could not reach the store. Chores try again; clients are told to."""
 
     node: NodeId
     call: str
@@ -120,6 +127,7 @@ Event = (
     | AttemptLost
     | ClaimsReleased
     | JobsRescued
+    | JobsExpired
     | JobsPruned
     | LoopFailed
     | StoreFailed

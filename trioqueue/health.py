@@ -37,6 +37,8 @@ class Health:
         self.facts: dict[str, object] = {}
         """Which node this is, how many workers it has, which types it knows."""
         self.draining = False
+        self.store_away = trio.Event()
+        """Set while the last news of the store is that it could not be reached; then a new one."""
         self._turns: dict[str, float] = {}
         self._written_at: float | None = None
         self._store_error: str | None = None
@@ -65,10 +67,13 @@ class Health:
         """A write has been committed."""
         self._written_at = trio.current_time()
         self._store_error = None
+        if self.store_away.is_set():
+            self.store_away = trio.Event()
 
     def store_failed(self, reason: str) -> None:
         """A call could not reach the store."""
         self._store_error = reason
+        self.store_away.set()
 
     @property
     def is_live(self) -> bool:

@@ -1,7 +1,7 @@
 """The composition root: the only file that constructs things. Nesting is the shutdown order.
 
     store
-    └─ upkeep: leases · beat · rescue · prune · watch        (ends last)
+    └─ leases · upkeep (beat, rescue, prune, watch)          (ends last)
        └─ pool: dispatcher → channel → workers → settler     (ends first)
 
 The HTTP server is around it or inside it, as the host has it: `web/lifespan.py` for the hypercorn
@@ -20,10 +20,10 @@ import trio
 from trioqueue.clock import Clock, current_clock, is_virtual, run_in_thread, run_inline
 from trioqueue.config import Settings
 from trioqueue.errors import ConfigError, StoreUnavailable
-from trioqueue.events import Events, JobsPruned, JobsRescued, NodeDraining, NodeStarted, NodeStopped
+from trioqueue.events import Event, Events, NodeDraining, NodeStarted, NodeStopped, StoreFailed
 from trioqueue.health import Health
 from trioqueue.jobs.handlers import DemoHandlers, Handlers
-from trioqueue.jobs.job import NodeId, Status
+from trioqueue.jobs.job import NodeId
 from trioqueue.logs import Logs
 from trioqueue.runtime.context import Context
 from trioqueue.runtime.dispatcher import Dispatcher
@@ -32,18 +32,12 @@ from trioqueue.runtime.pool import LAST_SETTLES_SECONDS, Pool
 from trioqueue.runtime.processes import kill_orphans
 from trioqueue.runtime.settler import Settler
 from trioqueue.runtime.supervise import Supervisor
+from trioqueue.runtime.upkeep import Upkeep
 from trioqueue.runtime.worker import Worker
 from trioqueue.service import Service
 from trioqueue.store.open import open_store
-from trioqueue.store.protocol import Hint, Store
-
-BEAT_SECONDS = 5.0
-RESCUE_SECONDS = 1.0
-PRUNE_SECONDS = 20.0
-WATCH_SECONDS = 5.0
-
-RESCUE_BATCH = 500
-PRUNE_BATCH = 1000
+from trioqueue.store.postgres.options import PostgresOptions
+from trioqueue.store.protocol import Hint, NodeFacts, Store
 
 DEMO_WARNING = (
     "DEMO MODE: no handlers are configured, so every job is only simulated by a short sleep; "
@@ -87,6 +81,7 @@ class Node:
         self._ended = False
         self._service: Service | None = None
         self._leases: Leases | None = None
+        self.events.listen(self._notice)
         if len(self.handlers.types) == 0 and not self.is_demo:
             raise ConfigError(["the handlers registry is empty: nothing could ever run"])
 
@@ -98,6 +93,10 @@ class Node:
         if self._service is None:
             raise RuntimeError("the node has not started yet")
         return self._service
+
+    @property
+    def workers(self) -> int:
+        return self._settings.worker_count
 
     @property
     def leases_left(self) -> int:
@@ -157,10 +156,16 @@ class Node:
         self.events.listen(Logs(settings.log_format, settings.log_level).notice)
         run_sync = run_inline if is_virtual() else partial(run_in_thread, limiter=trio.CapacityLimiter(1))
         opening = open_store(
-            settings.store, clock=self._clock, random=self._random, node=self.id, run_sync=run_sync
+            settings.store,
+            clock=self._clock,
+            random=self._random,
+            node=self.id,
+            run_sync=run_sync,
+            postgres=postgres_options(settings),
         )
         async with opening as store:
-            await self._take(store)
+            upkeep = self._upkeep(store)
+            await self._take(store, upkeep)
             supervisor = Supervisor(self.id, self.health, self.events, self._random)
             leases = self._leases = Leases(
                 store, self.id, lease_seconds=settings.lease_seconds, health=self.health, events=self.events
@@ -178,15 +183,9 @@ class Node:
             self._service = self._make_service(store)
             self._watch(store, dispatcher, leases, pool)
             try:
-                async with trio.open_nursery() as upkeep:
-                    upkeep.start_soon(supervisor.keep, "leases", leases.run)
-                    upkeep.start_soon(supervisor.every, BEAT_SECONDS, "beat", partial(self._beat, store))
-                    upkeep.start_soon(
-                        supervisor.every, RESCUE_SECONDS, "rescue", partial(self._rescue, store)
-                    )
-                    upkeep.start_soon(supervisor.every, PRUNE_SECONDS, "prune", partial(self._prune, store))
-                    upkeep.start_soon(supervisor.every, WATCH_SECONDS, "watch", partial(self._look, store))
-                    upkeep.start_soon(self._say_that_it_stops, store, supervisor)
+                async with trio.open_nursery() as background:
+                    background.start_soon(supervisor.keep, "leases", leases.run)
+                    background.start_soon(partial(upkeep.run, supervisor, stopping=self._stopping))
                     self._report_start(store)
                     async with trio.open_nursery() as nursery:
                         await nursery.start(
@@ -199,7 +198,7 @@ class Node:
                         )
                         task_status.started()
                     # No attempt is running any more; what could be settled has been.
-                    upkeep.cancel_scope.cancel()
+                    background.cancel_scope.cancel()
             finally:
                 # No handler runs any more, however it came to that: nobody shall wait for a lease.
                 with trio.move_on_after(LAST_SETTLES_SECONDS, shield=True), suppress(StoreUnavailable):
@@ -207,12 +206,11 @@ class Node:
         # Nothing uses the store now.
         self.events.publish(NodeStopped(node=self.id, leases_left=self.leases_left))
 
-    async def _take(self, store: Store) -> None:
+    async def _take(self, store: Store, upkeep: Upkeep) -> None:
         """Show that the store can be written, and that it is one for this node."""
         if not await store.dedicate(demo=self.is_demo):
             raise ConfigError([f"{store.url}: {DEMO_REFUSED}"])
-        await store.beat(self.id)
-        self.health.store_written()
+        await upkeep.beat()
         kill_orphans()  # before their jobs run again
 
     @property
@@ -220,7 +218,7 @@ class Node:
         return None if self.is_demo else frozenset(self.handlers.types)
 
     def _workers(self, store: Store, leases: Leases, settler: Settler) -> list[Worker]:
-        count = self._settings.worker_count
+        count = self.workers
         threads = trio.CapacityLimiter(max(count, 1))
         return [
             Worker(
@@ -243,11 +241,22 @@ class Node:
             store=store,
             leases=leases,
             types=self._types,
-            workers=self._settings.worker_count,
+            workers=self.workers,
             capacity=self._settings.job_queue_capacity,
             poll_seconds=self._settings.poll_seconds,
-            clock=self._clock,
             health=self.health,
+            random=self._random,
+        )
+
+    def _upkeep(self, store: Store) -> Upkeep:
+        types = None if self._types is None else tuple(sorted(self._types))
+        return Upkeep(
+            store,
+            self.id,
+            NodeFacts(workers=self.workers, types=types),
+            retention=self._settings.retention,
+            health=self.health,
+            events=self.events,
             random=self._random,
         )
 
@@ -255,6 +264,7 @@ class Node:
         return Service(
             store,
             self.handlers,
+            node=self.id,
             events=self.events,
             clock=self._clock,
             random=self._id_random,
@@ -271,7 +281,7 @@ class Node:
     def _report_start(self, store: Store) -> None:
         self.health.facts = {
             "node": self.id,
-            "workers": self._settings.worker_count,
+            "workers": self.workers,
             "types": "any" if self.is_demo else self.handlers.types,
         }
         self.health.warnings = [*self._settings.warnings, *([DEMO_WARNING] if self.is_demo else [])]
@@ -279,42 +289,28 @@ class Node:
             NodeStarted(
                 node=self.id,
                 store=store.url,
-                workers=self._settings.worker_count,
+                workers=self.workers,
                 types=self.handlers.types,
                 demo=self.is_demo,
                 warnings=self.health.warnings,
             )
         )
 
-    async def _beat(self, store: Store) -> None:
-        await store.beat(self.id)
-        self.health.store_written()
+    def _notice(self, event: Event) -> None:
+        """Whoever could not reach the store: readiness is red before the next beat."""
+        if isinstance(event, StoreFailed):
+            self.health.store_failed(event.reason)
 
-    async def _say_that_it_stops(self, store: Store, supervisor: Supervisor) -> None:
-        """What a stopped node must leave behind, because a handler would not end, is no crash."""
-        await self._stopping.wait()
-        await supervisor.reach("beat", partial(store.beat, self.id, stopping=True))
 
-    async def _rescue(self, store: Store) -> None:
-        jobs = await store.rescue(limit=RESCUE_BATCH)
-        if jobs:
-            kill_orphans()
-            dead = [job.id for job in jobs if job.status is Status.DEAD]
-            self.events.publish(JobsRescued(node=self.id, job_ids=[job.id for job in jobs], dead_ids=dead))
-
-    async def _prune(self, store: Store) -> None:
-        pruned = await store.prune(self._settings.retention, limit=PRUNE_BATCH)
-        if pruned:
-            self.events.publish(JobsPruned(node=self.id, pruned=pruned))
-        while pruned == PRUNE_BATCH:
-            self.health.turn("prune")
-            pruned = await store.prune(self._settings.retention, limit=PRUNE_BATCH)
-
-    async def _look(self, store: Store) -> None:
-        """How long the first due job has waited: health tells whether that is too long."""
-        due_at = await store.next_due_at(self._types)
-        overdue = 0.0 if due_at is None else (self._clock.now() - due_at).total_seconds()
-        self.health.work_waits(max(overdue, 0.0))
+def postgres_options(settings: Settings) -> PostgresOptions:
+    """What the settings say about a PostgreSQL store, besides its URL."""
+    return PostgresOptions(
+        schema=settings.postgres_schema,
+        table_prefix=settings.postgres_table_prefix,
+        channel=settings.postgres_channel,
+        connections=settings.postgres_connections,
+        relaxed_durability=settings.relaxed_durability,
+    )
 
 
 async def _simulate(seconds: float, ctx: Context, *, payload: object) -> None:

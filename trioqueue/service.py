@@ -1,9 +1,11 @@
 """The verbs: enqueue, get, list, cancel. HTTP, CLI and schedules share them.
 
-Each validates, asks the store, and publishes what has become a fact.
+Each validates, asks the store, and publishes what has become a fact: that the store could not be
+reached, too, since readiness and the log must not learn it later than the caller.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
@@ -11,12 +13,19 @@ from random import Random
 import trio
 
 from trioqueue.clock import Clock
-from trioqueue.errors import Draining, InvalidJob, JobNotFound, PayloadTooLarge, WrongStatus
-from trioqueue.events import AttemptEnded, Event, Events, JobCancelled, JobEnqueued
+from trioqueue.errors import (
+    Draining,
+    InvalidJob,
+    JobNotFound,
+    PayloadTooLarge,
+    StoreUnavailable,
+    WrongStatus,
+)
+from trioqueue.events import AttemptEnded, Event, Events, JobCancelled, JobEnqueued, StoreFailed
 from trioqueue.jobs import codec
 from trioqueue.jobs.handlers import Handlers
-from trioqueue.jobs.job import Attempt, Job, JobId, NewJob, Status, new_job_id
-from trioqueue.store.protocol import Count, Enqueued, JobFilter, Page, Store
+from trioqueue.jobs.job import Attempt, Job, JobId, NewJob, NodeId, Status, new_job_id
+from trioqueue.store.protocol import Count, Enqueued, JobFilter, NodeSeen, Page, Store
 from trioqueue.wire import LATEST, JobRequest, parse_job_id
 
 CANCEL_POLL_SECONDS = 0.1
@@ -40,6 +49,7 @@ class Service:
         store: Store,
         handlers: Handlers,
         *,
+        node: NodeId,
         events: Events,
         clock: Clock,
         random: Random,
@@ -48,6 +58,7 @@ class Service:
     ) -> None:
         self.handlers = handlers
         self._store = store
+        self._node = node
         self._events = events
         self._clock = clock
         self._random = random
@@ -65,8 +76,9 @@ class Service:
         """
         if self._draining.is_set():
             raise Draining
-        job = await self._new_job(request)
-        [enqueued] = await self._store.enqueue([job])
+        with self._telling("enqueue"):
+            job = await self._new_job(request)
+            [enqueued] = await self._store.enqueue([job])
         if enqueued.created:
             self._events.publish(JobEnqueued(job=enqueued.job))
         return enqueued
@@ -74,7 +86,8 @@ class Service:
     async def get(self, job_id: str) -> tuple[Job, Sequence[Attempt]]:
         """The job and its ended attempts, or `JobNotFound`."""
         known = self._parse_id(job_id)
-        return await self._store.get(known), await self._store.attempts(known)
+        with self._telling("get"):
+            return await self._store.get(known), await self._store.attempts(known)
 
     async def list(
         self,
@@ -88,10 +101,18 @@ class Service:
     ) -> Page:
         """Up to `limit` jobs that match every filter, newest first; `InvalidFilter` for a foreign cursor."""
         wanted = JobFilter(status=status, type=type, queue=queue, tag=tag)
-        return await self._store.list(wanted, limit=limit, cursor=cursor)
+        with self._telling("list"):
+            return await self._store.list(wanted, limit=limit, cursor=cursor)
 
     async def counts(self) -> Sequence[Count]:
-        return await self._store.counts()
+        """How many jobs there are, by queue, type and status."""
+        with self._telling("counts"):
+            return await self._store.counts()
+
+    async def nodes(self) -> Sequence[NodeSeen]:
+        """The nodes on this store, the one that started first first, and what each of them runs."""
+        with self._telling("nodes"):
+            return await self._store.nodes()
 
     async def cancel(self, job_id: str, *, wait_seconds: float) -> CancelReceipt:
         """Stop a job for good; wait up to `wait_seconds` until it has really ended.
@@ -101,6 +122,10 @@ class Service:
         another way, `JobNotFound`, `StoreUnavailable`.
         """
         known = self._parse_id(job_id)
+        with self._telling("cancel"):
+            return await self._cancel(known, wait_seconds)
+
+    async def _cancel(self, known: JobId, wait_seconds: float) -> CancelReceipt:
         started = trio.current_time()
         self._ended.setdefault(known, trio.Event())
         try:
@@ -125,13 +150,11 @@ class Service:
         payload = codec.encode(request.payload)
         if len(payload) > self._max_payload_bytes:
             raise PayloadTooLarge(self._max_payload_bytes)
-        run_at = request.run_at
-        if request.delay_seconds is not None:
-            run_at = self._clock.now() + timedelta(seconds=request.delay_seconds)
-            if run_at > LATEST:
-                raise InvalidJob("/delay_seconds", "the year must be from 2000 to 2199")
         now = self._clock.now()
-        if request.deadline_at is not None and request.deadline_at <= max(now, run_at or now):
+        due_at = request.run_at or now + timedelta(seconds=request.delay_seconds or 0)
+        if due_at > LATEST:
+            raise InvalidJob("/delay_seconds", "the year must be from 2000 to 2199")
+        if request.deadline_at is not None and request.deadline_at <= max(now, due_at):
             raise InvalidJob("/deadline_at", "the deadline must come after run_at, and after now")
         parent = await self._parent(request.parent_id)
         return NewJob(
@@ -140,7 +163,8 @@ class Service:
             payload=payload,
             queue=request.queue,
             priority=request.priority,
-            run_at=run_at,
+            run_at=request.run_at,
+            delay_seconds=request.delay_seconds,
             max_attempts=request.max_attempts or handler.max_attempts,
             timeout_seconds=_float(request.timeout_seconds or handler.timeout_seconds),
             deadline_at=request.deadline_at,
@@ -158,6 +182,15 @@ class Service:
             return await self._store.get(JobId(parent_id))
         except JobNotFound:
             raise InvalidJob("/parent_id", f"there is no job {parent_id}") from None
+
+    @contextmanager
+    def _telling(self, call: str) -> Iterator[None]:
+        """Publish it when the store cannot be reached."""
+        try:
+            yield
+        except StoreUnavailable as error:
+            self._events.publish(StoreFailed(node=self._node, call=call, reason=error.reason))
+            raise
 
     def _parse_id(self, text: str) -> JobId:
         job_id = parse_job_id(text)

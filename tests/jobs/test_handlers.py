@@ -115,7 +115,7 @@ def test_the_schema_of_a_payload_is_json_schema(handlers: Handlers) -> None:
 
 
 def test_a_result_must_be_json() -> None:
-    assert encode_result(Size(1, 2)) == b'{"width":1,"height":2}'
-    assert encode_result(None) is None
+    assert encode_result(Size(1, 2), 22) == b'{"width":1,"height":2}'
+    assert encode_result(None, 1) is None
     with pytest.raises(MalformedJson, match="result cannot be kept"):
-        encode_result(object())
+        encode_result(object(), 100)

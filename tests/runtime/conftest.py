@@ -51,8 +51,10 @@ class NodeUnderTest:
 StartNode = Callable[..., Awaitable[NodeUnderTest]]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_database"))
     return "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db"
 
 
@@ -65,7 +67,7 @@ async def start_node(store_url: str, nursery: trio.Nursery) -> AsyncIterator[Sta
         handlers: Handlers | None = None, *, clock: Clock | None = None, **settings: Any
     ) -> NodeUnderTest:
         node = Node(
-            Settings(**{"store": store_url, "log_level": "error", **settings}),
+            Settings(**{"store": store_url, "log_level": "error", "relaxed_durability": True, **settings}),
             handlers,
             clock=clock,
             random=Random(1),

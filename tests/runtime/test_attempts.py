@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from tests.runtime.conftest import StartNode
 from trioqueue import Context, Handlers
 from trioqueue.clock import EPOCH_OF_TESTS
+from trioqueue.errors import NotSupported
 from trioqueue.events import AttemptEnded, ClaimsReleased
 from trioqueue.jobs.job import Status
 
@@ -482,3 +483,18 @@ async def test_times_are_utc(start_node: StartNode, autojump_clock: MockClock) -
     assert job.started_at is not None
     assert job.finished_at is not None
     assert job.finished_at - job.started_at >= timedelta(seconds=2)
+
+
+async def test_a_store_without_transactions_says_what_is_needed(
+    start_node: StartNode, autojump_clock: MockClock
+) -> None:
+    async def pay(ctx: Context) -> None:
+        with pytest.raises(NotSupported, match="transactions need a PostgreSQL store"):
+            async with ctx.transaction():
+                pass
+
+    handlers = Handlers()
+    handlers.handler("pay")(pay)
+    node = await start_node(handlers)
+    job = await node.finished(await node.enqueue("pay"))
+    assert job.status is Status.COMPLETED

@@ -195,7 +195,7 @@ async def test_a_store_that_is_away_for_a_while_loses_nothing(
         raise StoreUnavailable("disk full")
 
     with monkeypatch.context() as outage:
-        for call in ("settle", "claim", "renew", "beat", "rescue", "next_due_at", "release"):
+        for call in ("settle", "claim", "renew", "beat", "rescue", "next_due_in", "release"):
             outage.setattr(store_of(node), call, away)
         await trio.sleep(15)
         assert is_ready(node) is False
@@ -238,7 +238,7 @@ async def test_a_node_whose_loop_never_comes_back_ends(autojump_clock: MockClock
             await node.run(task_status=task_status)
 
     async with trio.open_nursery() as nursery:
-        node = Node(load_settings(store=store_url, log_level="error"))
+        node = Node(load_settings(store=store_url, log_level="error", relaxed_durability=True))
         await nursery.start(spoil, node)
         node.service._store.rescue = broken  # type: ignore[method-assign,assignment]
         with trio.fail_after(100):
@@ -277,7 +277,7 @@ async def test_demo_mode_refuses_a_store_that_real_handlers_have_served(
 
     await start_node(handlers)
     with pytest.raises(ConfigError, match="TRIOQUEUE_HANDLERS"):
-        await Node(load_settings(store=store_url)).run()
+        await Node(load_settings(store=store_url, relaxed_durability=True)).run()
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)

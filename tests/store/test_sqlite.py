@@ -20,6 +20,7 @@ from trioqueue.jobs.outcome import Completed, Failed
 from trioqueue.store.open import check_url, open_store
 from trioqueue.store.protocol import JobFilter, Store
 from trioqueue.store.sqlite import connection as connections
+from trioqueue.store.sqlite import operations
 from trioqueue.store.sqlite.queries import read_queries
 from trioqueue.store.sqlite.store import SqliteStore
 from trioqueue.store.sqlite.transaction import Transaction
@@ -98,7 +99,7 @@ async def test_calls_that_come_together_share_a_commit(path: Path, clock: HandCl
 
 def spoil(transaction: Transaction) -> None:
     """Write, count, then fail: half an operation."""
-    transaction.run("beat", {"node": "half", "now": 1, "stopping": False})
+    operations.beat(transaction, NodeId("half"), None, False)
     transaction.changes["pending", "q", "t"] += 1
     raise RuntimeError("half done")
 
@@ -113,7 +114,7 @@ async def test_only_the_guilty_operation_fails(writer: Writer, gate: Gate) -> No
             results.append(str(error))
 
     def beat(transaction: Transaction) -> str:
-        transaction.run("beat", {"node": "whole", "now": 1, "stopping": False})
+        operations.beat(transaction, NodeId("whole"), None, False)
         return "whole"
 
     gate.shut()
@@ -136,7 +137,7 @@ async def test_a_lost_lease_makes_nobody_run_twice(writer: Writer, gate: Gate) -
 
     def work(transaction: Transaction) -> None:
         runs.append("work")
-        transaction.run("beat", {"node": "n", "now": 1, "stopping": False})
+        operations.beat(transaction, NodeId("n"), None, False)
 
     async def be_refused() -> None:
         with pytest.raises(LeaseLost):
@@ -211,7 +212,7 @@ async def test_a_full_disk_is_reported_and_recovered_from(writer: Writer) -> Non
         return lambda transaction: transaction.connection.pragma("max_page_count", pages)
 
     def fill(transaction: Transaction) -> None:
-        transaction.run("beat", {"node": "x" * 1_000_000, "now": 1, "stopping": False})
+        operations.beat(transaction, NodeId("x" * 1_000_000), None, False)
 
     await writer.submit(limit(50))
     with pytest.raises(StoreUnavailable, match="the disk is full"):
@@ -233,7 +234,7 @@ async def test_all_who_shared_a_failed_commit_are_told(writer: Writer, gate: Gat
 
     gate.shut()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(submit, lambda t: t.run("beat", {"node": "n", "now": 1, "stopping": False}))
+        nursery.start_soon(submit, lambda t: operations.beat(t, NODE, None, False))
         nursery.start_soon(submit, fail)
         await trio.testing.wait_all_tasks_blocked()
         gate.opened.set()
@@ -340,7 +341,15 @@ async def test_virtual_time_needs_no_threads(path: Path, autojump_clock: trio.te
 
 
 @pytest.mark.parametrize(
-    "url", ["memory:", "sqlite:///jobs.db", "sqlite:////var/lib/jobs.db", "sqlite:///a/b"]
+    "url",
+    [
+        "memory:",
+        "sqlite:///jobs.db",
+        "sqlite:////var/lib/jobs.db",
+        "sqlite:///a/b",
+        "postgresql://alice:secret@localhost/jobs",
+        "postgres://",
+    ],
 )
 def test_these_urls_can_be_opened(url: str) -> None:
     assert check_url(url) is None
@@ -352,7 +361,7 @@ def test_these_urls_can_be_opened(url: str) -> None:
         "",
         "memory",
         "jobs.db",
-        "postgresql://localhost/jobs",
+        "mysql://alice:secret@localhost/jobs",
         "sqlite:",
         "sqlite://jobs.db",
         "sqlite:///",
@@ -366,6 +375,7 @@ async def test_other_urls_are_refused_with_what_is_accepted(url: str) -> None:
     problem = check_url(url)
     assert problem is not None
     assert "sqlite:///jobs.db" in problem
+    assert "secret" not in problem
     with pytest.raises(ConfigError):
         async with open_store(url, clock=HandClock(), random=Random(0), node=NODE):
             pass
@@ -415,6 +425,27 @@ async def test_every_query_goes_by_an_index(store: Store, path: Path, query: str
     assert "TEMP B-TREE" not in steps
 
 
+@pytest.mark.parametrize("query", ["nodes", "rescue_is_due", "forget_silent_nodes"])
+async def test_who_runs_what_is_read_from_the_leases_alone(store: Store, path: Path, query: str) -> None:
+    of_jobs = [step for step in plan(path, query).splitlines() if " jobs " in step]
+    assert of_jobs
+    assert all("INDEX jobs_leases" in step for step in of_jobs)
+
+
+async def test_a_rescue_that_finds_nothing_writes_nothing(path: Path, clock: HandClock, gate: Gate) -> None:
+    async with open_at(path, clock, run_sync=gate.run_sync) as store:
+        await store.beat(NODE)
+        await enqueue(store)
+        await store.beat((await claim_one(store, lease_seconds=3600)).node)
+        clock.advance(1000)  # both are silent; one of them holds a job
+        before = gate.runs
+        await store.rescue(limit=10)
+        assert [node.node for node in await store.nodes()] == ["alice"]
+        assert gate.runs == before + 1
+        await store.rescue(limit=10)
+        assert gate.runs == before + 1
+
+
 @pytest.mark.parametrize("column", ["status", "type", "queue"])
 async def test_a_list_with_one_filter_goes_by_its_index(store: Store, path: Path, column: str) -> None:
     steps = plan(path, "jobs", filters=f"AND {column} = :{column}")
@@ -448,8 +479,9 @@ async def a_full_round(store: Store, clock: HandClock) -> None:
     await store.release(claims[2:9])
     clock.advance(1)
     assert len(await store.rescue(limit=10)) == 1
-    await store.next_due_at(frozenset({"noop"}))
+    await store.next_due_in(frozenset({"noop"}))
     await store.counts()
+    await store.nodes()
     await store.prune({Status.DEAD: timedelta(days=1)}, limit=10)
     for filter in (JobFilter(), JobFilter(status=Status.PENDING), JobFilter(tag="t"), JobFilter(type="noop")):
         await store.list(filter, limit=10)

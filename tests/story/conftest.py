@@ -52,8 +52,10 @@ class Client:
 StartClient = Callable[..., Awaitable[Client]]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_database"))
     return "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db"
 
 
@@ -63,7 +65,8 @@ async def start(store_url: str, nursery: trio.Nursery) -> AsyncIterator[StartCli
     nodes: list[Hosted] = []
 
     async def start_service(handlers: Handlers | None = None, **settings: Any) -> Client:
-        site = create_app(handlers, **{"store": store_url, "log_level": "error", **settings})
+        usual = {"store": store_url, "log_level": "error", "relaxed_durability": True}
+        site = create_app(handlers, **{**usual, **settings})
         node = site.make_node()
         await nursery.start(node.run)
         nodes.append(node)

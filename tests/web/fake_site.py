@@ -45,6 +45,7 @@ class FakeNode:
         self.job = os.environ.get("FAKE_JOB", "idle")
         self.grace_seconds = float(os.environ.get("FAKE_GRACE", "1"))
         self.is_demo = False
+        self.workers = 1
         self.health = Health.__new__(Health)
         self.service = Service.__new__(Service)
         self.draining = trio.Event()

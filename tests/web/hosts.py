@@ -149,6 +149,29 @@ def start_host(
         ]
     else:
         command = ["-m", "hypercorn", app, "-b", address, "--access-logfile", "-", *HYPERCORN[kind], *args]
+    with _start(command, port, env=env, cwd=cwd) as host:
+        if ready is not None:
+            host.wait_ready(ready)
+        yield host
+
+
+@contextmanager
+def start_worker(
+    app: str = "trioqueue.app:app", *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[Host]:
+    """`trioqueue worker`, which has no port, once it is at work or has ended."""
+    with _start(["-m", "trioqueue", "worker", app], 0, env=env, cwd=cwd) as host:
+        wait_until(
+            lambda: "at work" in host.output() or host.process.poll() is not None, READY_SECONDS, host.output
+        )
+        yield host
+
+
+@contextmanager
+def _start(
+    command: Sequence[str], port: int, *, env: Mapping[str, str] | None, cwd: Path | None
+) -> Iterator[Host]:
+    """Python with this command, in a process group of its own; whatever is left at the end is killed."""
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "output"
         with log.open("wb") as output:
@@ -162,8 +185,6 @@ def start_host(
             )
         host = Host(process, port, log)
         try:
-            if ready is not None:
-                host.wait_ready(ready)
             yield host
         finally:
             host.kill()

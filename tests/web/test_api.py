@@ -261,6 +261,42 @@ async def test_a_draining_node_refuses_new_jobs_and_shows_the_others(
     assert (await client.get("/livez"))[0] == 200
 
 
+async def test_nodes_show_what_they_run(start: StartClient, autojump_clock: MockClock) -> None:
+    client = await start(example_handlers(), worker_count=2)
+    _, job = await client.post("/jobs", {"type": "endless", "queue": "slow"})
+    await trio.sleep(1)
+    await client.post(f"/jobs/{job['id']}/cancel")
+    _, job = await client.post("/jobs", {"type": "endless"})
+    await trio.sleep(1)
+    status, body = await client.get("/nodes")
+
+    _, job = await client.get(f"/jobs/{job['id']}")
+    assert status == 200
+    [node] = body["nodes"]
+    assert set(node) == {
+        *("id", "workers", "types", "started_at", "seen_at", "silent_seconds", "stopping", "running")
+    }
+    assert (node["id"], node["workers"], node["types"]) == (job["node"], 2, ["endless", "resize"])
+    assert (node["started_at"][-1], node["seen_at"][-1], node["stopping"]) == ("Z", "Z", False)
+    assert 0 <= node["silent_seconds"] < 6
+    [running] = node["running"]
+    assert running == {
+        "job_id": job["id"],
+        "type": "endless",
+        "queue": "default",
+        "epoch": 1,
+        "started_at": job["started_at"],
+        "lease_until": job["lease_until"],
+        "cancel_requested": False,
+    }
+
+
+async def test_a_node_of_demo_mode_runs_any_type(start: StartClient, autojump_clock: MockClock) -> None:
+    client = await start()
+    [node] = (await client.get("/nodes"))[1]["nodes"]
+    assert node["types"] is None
+
+
 @pytest.mark.parametrize("store_url", ["memory"], indirect=True)
 async def test_a_store_that_is_away_is_a_503_with_the_reason(
     start: StartClient, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
@@ -272,6 +308,7 @@ async def test_a_store_that_is_away_is_a_503_with_the_reason(
     assert (status, problem["type"]) == (503, "/problems/store-unavailable")
     assert "disk full" in problem["detail"]
     assert client.headers["Retry-After"] == "1"
+    assert (await client.get("/readyz"))[0] == 503  # whoever asks next learns it, too
 
     await trio.sleep(20)
     status, health = await client.get("/health")
@@ -280,7 +317,7 @@ async def test_a_store_that_is_away_is_a_503_with_the_reason(
     assert (await client.get("/livez"))[0] == 200
 
     monkeypatch.undo()
-    await trio.sleep(20)
+    await trio.sleep(2)
     assert (await client.get("/readyz"))[0] == 200
 
 

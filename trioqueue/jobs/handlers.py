@@ -159,14 +159,20 @@ class DemoHandler(Handler):
         return {"payload": payload}
 
 
-def encode_result(value: object) -> Json | None:
-    """A handler's return value as JSON; `MalformedJson` names the remedy."""
+def encode_result(value: object, max_bytes: int) -> Json | None:
+    """A handler's result as JSON; `MalformedJson` names the remedy when it cannot be kept."""
     if value is None:
         return None
     try:
-        return codec.encode(value)
+        text = codec.encode(value)
     except MalformedJson as error:
         raise MalformedJson(f"the handler's result cannot be kept: {error.problem}") from None
+    if len(text) > max_bytes:
+        raise MalformedJson(
+            f"the handler's result cannot be kept: {len(text)} bytes, and at most {max_bytes} are accepted; "
+            "keep large data elsewhere and return a reference to it"
+        )
+    return text
 
 
 def _arguments(type_name: str, function: Callable[..., object]) -> tuple[Arguments, Annotation | None]:

@@ -46,6 +46,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """Lower runs first."""
     run_at: datetime | None = None
     """Not before this time. None means at once, by the store's clock."""
+    delay_seconds: float | None = None
+    """Due so long after it was accepted, by the store's clock. Not together with `run_at`."""
     max_attempts: int = 5
     timeout_seconds: float | None = None
     """How long one attempt may take. None: no limit."""

@@ -5,12 +5,13 @@ the node itself passes through.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from functools import partial
+from typing import Any
 
 import trio
 
-from trioqueue.clock import Clock, held_clock
+from trioqueue.clock import held_clock
 from trioqueue.errors import InvalidInput, LeaseLost, MalformedJson
 from trioqueue.jobs import codec
 from trioqueue.jobs.handlers import Handler, Handlers, encode_result
@@ -35,7 +36,6 @@ async def run_attempt(
     context: Context,
     handlers: Handlers,
     *,
-    clock: Clock,
     threads: trio.CapacityLimiter,
     max_result_bytes: int,
 ) -> Outcome:
@@ -47,10 +47,19 @@ async def run_attempt(
         arguments = handler.parse(codec.decode_kept(job.payload))
     except InvalidInput as error:  # it fitted at the door: the handler has changed since
         return Failed(storable(str(error)), final=True)
-    held.begin(scope, limit_of(job, clock))
+    held.begin(scope, limit_of(held))
+    outcome = await _run_in(scope, held, _call(handler, context, arguments, threads), max_result_bytes)
+    if held.settled is not None:
+        return _committed(held.settled, outcome, context)
+    return outcome
+
+
+async def _run_in(
+    scope: trio.CancelScope, held: Held, call: Coroutine[Any, Any, object], max_result_bytes: int
+) -> Outcome:
     try:
         with scope:
-            return _completed(await _call(handler, context, arguments, threads), max_result_bytes)
+            return _completed(await call, max_result_bytes)
     except BaseException as error:  # noqa: ASYNC103
         # SystemExit, groups, a Cancelled from some other scope: all end the attempt only. Where the
         # node itself is being cancelled, its own Cancelled comes from the checkpoint.
@@ -72,31 +81,43 @@ async def _call(
         return await trio.to_thread.run_sync(call, limiter=threads)
 
 
-def limit_of(job: Job, clock: Clock) -> Limit:
-    """The earlier of the job's timeout and its deadline, and how to say that it was reached."""
+def limit_of(held: Held) -> Limit:
+    """The earlier of the job's timeout and its deadline, and how to say that it was reached.
+
+    The store said when it was claimed, by its own clock, and the node noted when it asked, by its
+    own: so what is left until the deadline is known without comparing the two.
+    """
+    job = held.claim.job
     limits = [Limit(math.inf, "")]
-    now = trio.current_time()
     if job.timeout_seconds is not None:
-        limits.append(Limit(now + job.timeout_seconds, f"timed out after {job.timeout_seconds:g} s"))
-    if job.deadline_at is not None:
-        left = (job.deadline_at - clock.now()).total_seconds()
-        limits.append(Limit(now + left, f"stopped at its deadline, {job.deadline_at.isoformat()}"))
+        end = trio.current_time() + job.timeout_seconds
+        limits.append(Limit(end, f"timed out after {job.timeout_seconds:g} s"))
+    if job.deadline_at is not None and job.started_at is not None:
+        left = (job.deadline_at - job.started_at).total_seconds()
+        limits.append(Limit(held.held_at + left, f"stopped at its deadline, {job.deadline_at.isoformat()}"))
     return min(limits)
 
 
 def _completed(result: object, max_bytes: int) -> Completed | Failed:
     """What a handler's return value makes of the attempt; one that cannot be kept will not be next time."""
     try:
-        text = encode_result(result)
+        return Completed(encode_result(result, max_bytes))
     except MalformedJson as error:
         return Failed(storable(str(error)), final=True)
-    if text is not None and len(text) > max_bytes:
-        return Failed(
-            f"the handler's result cannot be kept: {len(text)} bytes, and at most {max_bytes} are accepted; "
-            "keep large data elsewhere and return a reference to it",
-            final=True,
-        )
-    return Completed(text)
+
+
+def _committed(settled: Job, outcome: Outcome, context: Context) -> Completed:
+    """The attempt completed with its transaction; what became of the handler afterwards changes nothing."""
+    match outcome:
+        case Failed(error=error) | TimedOut(error=error):
+            context.log.warning("failed after its transaction, which completed the job", exception=error)
+        case Snoozed():
+            context.log.warning("snoozed after its transaction, which completed the job: ignored")
+        case Completed(result=result) if result not in (None, settled.result):
+            context.log.warning("returned another result than that of its transaction: ignored")
+        case _:
+            pass  # it returned, or was cancelled afterwards
+    return Completed(settled.result)
 
 
 def _name(error: BaseException) -> Outcome:

@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 import trio
@@ -13,11 +13,12 @@ import trio
 from trioqueue.clock import Clock
 from trioqueue.errors import StoreUnavailable
 from trioqueue.jobs import codec
+from trioqueue.jobs.handlers import encode_result
 from trioqueue.jobs.job import Claim, Job
 from trioqueue.jobs.outcome import first_line
 from trioqueue.runtime.leases import Cause, Held
 from trioqueue.runtime.processes import run_process
-from trioqueue.store.protocol import Store
+from trioqueue.store.protocol import Completion, Store
 
 LONGEST_SNOOZE_SECONDS = 10 * 365 * 86_400
 LONGEST_PROGRESS_BYTES = 10_000
@@ -39,13 +40,26 @@ class Context:
     threads say so.
     """
 
-    __slots__ = ("_claim", "_clock", "_held", "_log", "_store", "worker")
+    __slots__ = (
+        "_claim",
+        "_clock",
+        "_completion",
+        "_held",
+        "_log",
+        "_max_result_bytes",
+        "_store",
+        "worker",
+    )
 
-    def __init__(self, claim: Claim, held: Held, worker: int, store: Store, clock: Clock) -> None:
+    def __init__(
+        self, claim: Claim, held: Held, worker: int, store: Store, clock: Clock, *, max_result_bytes: int
+    ) -> None:
         self._claim = claim
         self._held = held
         self._store = store
         self._clock = clock
+        self._max_result_bytes = max_result_bytes
+        self._completion: Completion | None = None
         self._log: structlog.stdlib.BoundLogger | None = None
         self.worker = worker
         """Which of the node's workers runs this attempt."""
@@ -103,6 +117,40 @@ class Context:
             raise ValueError(f"progress has {len(text)} bytes; at most {LONGEST_PROGRESS_BYTES} are kept")
         with suppress(StoreUnavailable):  # a courtesy to watchers; the job does not wait for it
             await self._store.progress(self._claim, text)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """A transaction in the store's database that completes the job: both are committed, or neither.
+
+        Yields the driver's connection (of psycopg: an `AsyncConnection`), for use inside the block
+        only. When the block ends the job is completed, and cannot fail any more, whatever the
+        handler does afterwards. An error or a cancellation inside the block rolls everything back.
+
+        Raises `LeaseLost` when this attempt does not hold the job any more: everything is rolled
+        back. `StoreUnavailable` when the server cannot be reached, `NotSupported` on a store that
+        is no PostgreSQL, RuntimeError inside of another transaction, or after one was committed.
+        """
+        if self._held.settled is not None:
+            raise RuntimeError("the job is completed: its transaction has been committed")
+        if self._completion is not None:
+            raise RuntimeError("the attempt is in a transaction already; use its connection")
+        try:
+            async with self._store.transaction(self._claim, worker=self.worker) as self._completion:
+                yield self._completion.connection
+        finally:
+            if self._completion is not None:
+                job, self._completion = self._completion.job, None
+                if job is not None:
+                    self._held.settle(job)
+
+    def set_result(self, value: object) -> None:
+        """What the job completes with, instead of a return value. Only inside the block of a `transaction`.
+
+        Raises `MalformedJson` for a value that cannot be kept, RuntimeError outside of a block.
+        """
+        if self._completion is None:
+            raise RuntimeError("set_result() belongs inside of `async with ctx.transaction()`")
+        self._completion.result = encode_result(value, self._max_result_bytes)
 
     def snooze(self, seconds: float, reason: str | None = None) -> NoReturn:
         """End this attempt now and run the job again in `seconds`; it costs no attempt."""

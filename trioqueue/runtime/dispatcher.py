@@ -5,7 +5,6 @@ from typing import Never
 
 import trio
 
-from trioqueue.clock import Clock
 from trioqueue.errors import StoreUnavailable
 from trioqueue.health import Health
 from trioqueue.jobs.job import Claim, NodeId
@@ -41,7 +40,6 @@ class Dispatcher:
         workers: int,
         capacity: int,
         poll_seconds: float,
-        clock: Clock,
         health: Health,
         random: Random,
     ) -> None:
@@ -54,7 +52,6 @@ class Dispatcher:
         self._workers = workers
         self._capacity = capacity
         self._poll_seconds = poll_seconds
-        self._clock = clock
         self._health = health
         self._random = random
         self._round_trip_seconds = 0.0
@@ -124,9 +121,8 @@ class Dispatcher:
     async def _wait_for_work(self) -> None:
         """Until a hint, until the next job is due, and never longer than the polling interval."""
         wait = self._poll_seconds * (0.8 + 0.4 * self._random.random())
-        due_at = await self._store.next_due_at(self._types)
-        if due_at is not None:
+        due_in = await self._store.next_due_in(self._types)
+        if due_in is not None:
             # Due already, and yet not claimed: another node is at it, or it came just now and rings.
-            until_due = max((due_at - self._clock.now()).total_seconds(), SHORTEST_WAIT_SECONDS)
-            wait = min(wait, until_due)
+            wait = min(wait, max(due_in, SHORTEST_WAIT_SECONDS))
         await self.work.wait_at_most(wait)

@@ -15,7 +15,7 @@ import trio
 from trioqueue.errors import StoreUnavailable
 from trioqueue.events import ClaimsReleased, Events
 from trioqueue.health import Health
-from trioqueue.jobs.job import Claim, JobId, NodeId
+from trioqueue.jobs.job import Claim, Job, JobId, NodeId
 from trioqueue.jobs.outcome import Released
 from trioqueue.runtime.wakeup import Wakeup
 from trioqueue.store.protocol import Settlement, Store
@@ -51,11 +51,12 @@ class Limit(NamedTuple):
 class Held:
     """One claim in hand, and, once a worker has begun it, the scope that its handler runs in."""
 
-    __slots__ = ("begun", "cause", "claim", "held_at", "limit", "scope", "stop_at")
+    __slots__ = ("begun", "cause", "claim", "held_at", "limit", "scope", "settled", "stop_at")
 
     def __init__(self, claim: Claim, held_at: float, stop_at: float) -> None:
         self.claim = claim
         self.held_at = held_at
+        """Trio time before the store was asked for the claim."""
         self.stop_at = stop_at
         """Trio time at which the attempt must have stopped unless the lease is renewed."""
         self.limit = Limit(math.inf, "")
@@ -63,6 +64,8 @@ class Held:
         """A worker has it: it can no longer be given back untouched."""
         self.scope: trio.CancelScope | None = None
         self.cause: Cause | None = None
+        self.settled: Job | None = None
+        """The job once the handler's own transaction has completed it: nothing is left to settle or lose."""
 
     def begin(self, scope: trio.CancelScope, limit: Limit) -> None:
         """The handler runs in `scope`; cancelled at once if somebody asked for that while it waited."""
@@ -76,6 +79,11 @@ class Held:
         self.stop_at = stop_at
         if self.scope is not None:
             self.scope.deadline = min(self.limit.at, stop_at)
+
+    def settle(self, job: Job) -> None:
+        """The handler's own transaction has completed the job; from here on only its limit ends it."""
+        self.settled = job
+        self.extend(math.inf)
 
     def cancel(self, cause: Cause) -> None:
         """Cancel the handler's subtree. The first cause stays."""
@@ -108,7 +116,8 @@ class Leases:
         """Claims that no worker gets any more, and that the store does not know to be free yet."""
 
     def __len__(self) -> int:
-        return len(self._held) + len(self._unreleased)
+        settled = sum(held.settled is not None for held in self._held.values())
+        return len(self._held) - settled + len(self._unreleased)
 
     def __repr__(self) -> str:
         return f"<Leases {self.waiting} waiting, {self._running} running, {self._settling} settling>"
@@ -163,6 +172,7 @@ class Leases:
         """The outcome is recorded, or dropped because the lease was lost: the claim leaves our hands."""
         self._settling -= 1
         self._forget(held)
+        self.ended.ring()  # whoever waits because outcomes piled up can go on
 
     def look_for_cancels(self) -> None:
         """Somebody may have asked for a job to stop: renewing tells."""
@@ -192,7 +202,7 @@ class Leases:
     async def renew(self) -> None:
         """Renew every claim in hand; stop those that are lost or were asked to stop."""
         await self._release_again()
-        held = [held for held in self._held.values() if held.cause is not Cause.LOST]
+        held = [held for held in self._held.values() if held.cause is not Cause.LOST and held.settled is None]
         if not held:
             return
         asked_at = trio.current_time()
@@ -210,7 +220,7 @@ class Leases:
 
     def _lose(self, held: Held) -> None:
         """The fence has moved on. A claim that is just being settled is not lost, only gone."""
-        if (held.claim.job.id, held.claim.epoch) not in self._held:
+        if held.settled is not None or (held.claim.job.id, held.claim.epoch) not in self._held:
             return
         if not held.begun:
             self._forget(held)
@@ -242,10 +252,10 @@ class Leases:
 
     async def give_back(self) -> None:
         """Release whatever is still in hand. Only for when every handler has ended, and nothing runs."""
-        held = list(self._held.values())
+        held = [item for item in self._held.values() if item.settled is None]
         if held:
             await self._store.settle([Settlement(item.claim, Released("the node stopped")) for item in held])
-            self._held.clear()
+        self._held.clear()
         await self._release_again()
 
     async def _release_again(self) -> None:

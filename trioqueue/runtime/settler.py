@@ -55,6 +55,9 @@ class Settler:
 
     def add(self, ended: Ended) -> None:
         """Have this outcome recorded. As many may wait as claims can be held."""
+        if ended.held.settled is not None:  # by the handler's own transaction
+            self._finish(ended, ended.held.settled)
+            return
         self._ended.append(ended)
         self._news.ring()
 
@@ -72,8 +75,7 @@ class Settler:
                 continue
             batch = list(self._ended)
             for ended, job in await self._record(batch):
-                self._leases.end(ended.held)
-                self._tell(ended, job)
+                self._finish(ended, job)
             del self._ended[: len(batch)]
 
     async def _record(self, batch: list[Ended]) -> list[tuple[Ended, Job | None]]:
@@ -102,7 +104,9 @@ class Settler:
         failed = Failed(f"the outcome could not be recorded: {type(error).__name__}", final=True)
         return await self._record([ended._replace(outcome=failed)])
 
-    def _tell(self, ended: Ended, job: Job | None) -> None:
+    def _finish(self, ended: Ended, job: Job | None) -> None:
+        """It is recorded, or lost: the claim leaves our hands, and whoever listens is told."""
+        self._leases.end(ended.held)
         claim, outcome = ended.held.claim, NAMES[type(ended.outcome)]
         if job is None:
             lost = AttemptLost(job=claim.job, node=claim.node, worker=ended.worker, outcome=outcome)

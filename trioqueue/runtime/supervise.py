@@ -61,7 +61,13 @@ class Supervisor:
 
         await self.keep(name, loop)
 
-    async def reach(self, call: str, function: Callable[[], Awaitable[object]]) -> None:
+    async def reach(
+        self,
+        call: str,
+        function: Callable[[], Awaitable[object]],
+        *,
+        longest_wait_seconds: float = OUTAGE_SECONDS,
+    ) -> None:
         """Call the store until it answers, waiting a little longer each time."""
         failed_at: float | None = None
         wait = 0.1
@@ -75,7 +81,7 @@ class Supervisor:
                 self._health.store_failed(error.reason)
                 self._health.turn(call)
                 await trio.sleep(wait * (0.75 + 0.5 * self._random.random()))
-                wait = min(wait * 2, OUTAGE_SECONDS)
+                wait = min(wait * 2, longest_wait_seconds)
             else:
                 if failed_at is not None:
                     seconds = trio.current_time() - failed_at

@@ -63,13 +63,14 @@ class Worker:
         self._events.publish(
             AttemptStarted(job=claim.job, node=claim.node, worker=self.number, at=self._clock.now())
         )
-        context = Context(claim, held, self.number, self._store, self._clock)
+        context = Context(
+            claim, held, self.number, self._store, self._clock, max_result_bytes=self._max_result_bytes
+        )
         try:
             outcome = await run_attempt(
                 held,
                 context,
                 self._handlers,
-                clock=self._clock,
                 threads=self._threads,
                 max_result_bytes=self._max_result_bytes,
             )

@@ -14,6 +14,7 @@ from trioqueue.jobs.outcome import NAMES, Lost, Outcome, Released, error_of
 
 def accepted(new: NewJob, now: datetime) -> Job:
     """The job that `new` asks for."""
+    delay = timedelta(seconds=new.delay_seconds or 0)
     return Job(
         id=new.id,
         type=new.type,
@@ -21,7 +22,7 @@ def accepted(new: NewJob, now: datetime) -> Job:
         queue=new.queue,
         priority=new.priority,
         status=Status.PENDING,
-        run_at=new.run_at or now,
+        run_at=new.run_at or now + delay,
         attempt=0,
         max_attempts=new.max_attempts,
         timeout_seconds=new.timeout_seconds,
@@ -138,6 +139,11 @@ def ended(job: Job, outcome: Outcome, worker: int | None, now: datetime) -> Atte
         outcome=NAMES[type(outcome)],
         error=error_of(outcome),
     )
+
+
+def is_late(job: Job, now: datetime) -> bool:
+    """Whether the job's deadline has come: it must not be claimed any more."""
+    return job.deadline_at is not None and job.deadline_at <= now
 
 
 def holds(claim: Claim, job: Job) -> bool:

@@ -6,21 +6,47 @@ all its work without a pause, so that nothing can come between.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from random import Random
 
 import trio
 
 from trioqueue.clock import Clock
-from trioqueue.errors import JobNotFound, LeaseLost
+from trioqueue.errors import JobNotFound, LeaseLost, NotSupported
 from trioqueue.jobs.job import FINAL, Attempt, Claim, Job, JobId, Json, NewJob, NodeId, Status
 from trioqueue.jobs.lifecycle import after_attempt, after_deadline
 from trioqueue.jobs.outcome import Outcome
 from trioqueue.store import changes
 from trioqueue.store.cursors import cursor_of, place_of
-from trioqueue.store.protocol import Bell, Count, Enqueued, Hint, JobFilter, Page, Renewal, Settlement
+from trioqueue.store.protocol import (
+    SILENT_SECONDS,
+    Bell,
+    Completion,
+    Count,
+    Enqueued,
+    Hint,
+    JobFilter,
+    NodeFacts,
+    NodeSeen,
+    Page,
+    Renewal,
+    Running,
+    Settlement,
+)
 
 LIVE = (Status.PENDING, Status.PROCESSING)
+
+
+@dataclass(frozen=True, slots=True)
+class Beats:
+    """What a node has said of itself, and when."""
+
+    facts: NodeFacts
+    first_at: datetime
+    last_at: datetime
+    stopping: bool = False
 
 
 class MemoryStore:
@@ -34,8 +60,7 @@ class MemoryStore:
         self._accepted: dict[JobId, int] = {}
         """Each job's place in that order."""
         self._attempts: dict[JobId, list[Attempt]] = {}
-        self._seen: dict[NodeId, datetime] = {}
-        self._stopping: set[NodeId | None] = set()
+        self._nodes: dict[NodeId, Beats] = {}
         self._bells: list[Bell] = []
         self._next_place = 1
         self._serves_handlers = False
@@ -106,22 +131,15 @@ class MemoryStore:
         lease_until = now + timedelta(seconds=lease_seconds)
         if types is None and self._serves_handlers:
             return []
-        due = [job for job in self._pending(types) if job.run_at <= now]
+        due = [job for job in self._pending(types) if job.run_at <= now and not changes.is_late(job, now)]
         due.sort(key=lambda job: (job.priority, job.run_at, self._accepted[job.id]))
-        claims: list[Claim] = []
-        for job in due:
-            if len(claims) == limit:
-                break
-            if job.deadline_at is not None and job.deadline_at <= now:
-                self._keep(changes.settled(job, after_deadline(job), now))
-            else:
-                mine = self._keep(changes.claimed(job, node, now, lease_until))
-                claims.append(Claim(job=mine, node=node))
-        return claims
+        mine = [self._keep(changes.claimed(job, node, now, lease_until)) for job in due[:limit]]
+        return [Claim(job=job, node=node) for job in mine]
 
-    async def next_due_at(self, types: frozenset[str] | None) -> datetime | None:
+    async def next_due_in(self, types: frozenset[str] | None) -> float | None:
         await trio.lowlevel.checkpoint()
-        return min((job.run_at for job in self._pending(types)), default=None)
+        now = self._clock.now()
+        return min(((job.run_at - now).total_seconds() for job in self._pending(types)), default=None)
 
     async def renew(self, claims: Sequence[Claim], *, lease_seconds: float) -> Sequence[Renewal]:
         await trio.lowlevel.checkpoint()
@@ -154,6 +172,9 @@ class MemoryStore:
         self._ring_if_due([job for job in settled if job is not None], now)
         return settled
 
+    def transaction(self, claim: Claim, *, worker: int | None) -> AbstractAsyncContextManager[Completion]:
+        raise NotSupported("transactions", needs="a PostgreSQL store")
+
     async def release(self, claims: Sequence[Claim]) -> int:
         await trio.lowlevel.checkpoint()
         now = self._clock.now()
@@ -182,12 +203,21 @@ class MemoryStore:
             job for job in self._jobs.values() if job.lease_until is not None and job.lease_until <= now
         ]
         expired.sort(key=lambda job: (job.lease_until, self._accepted[job.id]))
+        stopping = {node for node, beats in self._nodes.items() if beats.stopping}
         rescued = [
-            self._end_attempt(job, changes.left_behind(job, stopping=job.node in self._stopping), None, now)
+            self._end_attempt(job, changes.left_behind(job, stopping=job.node in stopping), None, now)
             for job in expired[:limit]
         ]
+        self._forget_silent_nodes(now)
         self._ring_if_due(rescued, now)
         return rescued
+
+    async def expire(self, *, limit: int) -> Sequence[Job]:
+        await trio.lowlevel.checkpoint()
+        now = self._clock.now()
+        late = [job for job in self._pending(None) if changes.is_late(job, now)]
+        late.sort(key=lambda job: (job.deadline_at, self._accepted[job.id]))
+        return [self._keep(changes.settled(job, after_deadline(job), now)) for job in late[:limit]]
 
     async def prune(self, retention: Mapping[Status, timedelta], *, limit: int) -> int:
         await trio.lowlevel.checkpoint()
@@ -214,11 +244,55 @@ class MemoryStore:
         self._serves_handlers = not demo
         return True
 
-    async def beat(self, node: NodeId, *, stopping: bool = False) -> None:
+    async def beat(self, node: NodeId, *, facts: NodeFacts | None = None, stopping: bool = False) -> None:
         await trio.lowlevel.checkpoint()
-        self._seen[node] = self._clock.now()
-        if stopping:
-            self._stopping.add(node)
+        now = self._clock.now()
+        before = self._nodes.get(node, Beats(NodeFacts(), first_at=now, last_at=now))
+        self._nodes[node] = replace(
+            before, facts=facts or before.facts, last_at=now, stopping=stopping or before.stopping
+        )
+
+    async def nodes(self) -> Sequence[NodeSeen]:
+        await trio.lowlevel.checkpoint()
+        now = self._clock.now()
+        nodes = [self._look_at(node, now) for node in self._nodes.keys() | self._holders()]
+        return sorted(nodes, key=lambda node: (node.started_at, node.node))
+
+    def _look_at(self, node: NodeId, now: datetime) -> NodeSeen:
+        running = [
+            Running(
+                job_id=job.id,
+                type=job.type,
+                queue=job.queue,
+                epoch=job.epoch,
+                started_at=job.started_at,
+                lease_until=job.lease_until,
+                cancel_requested=job.cancel_requested_at is not None,
+            )
+            for job in self._with_status(Status.PROCESSING)
+            if job.node == node and job.started_at is not None and job.lease_until is not None
+        ]
+        running.sort(key=lambda job: (job.started_at, self._accepted[job.job_id]))
+        beats = self._nodes.get(node) or Beats(NodeFacts(), running[0].started_at, running[-1].started_at)
+        return NodeSeen(
+            node=node,
+            workers=beats.facts.workers,
+            types=beats.facts.types,
+            started_at=beats.first_at,
+            seen_at=beats.last_at,
+            silent_seconds=(now - beats.last_at).total_seconds(),
+            stopping=beats.stopping,
+            running=running,
+        )
+
+    def _forget_silent_nodes(self, now: datetime) -> None:
+        holders = self._holders()
+        for node, beats in list(self._nodes.items()):
+            if now - beats.last_at > timedelta(seconds=SILENT_SECONDS) and node not in holders:
+                del self._nodes[node]
+
+    def _holders(self) -> set[NodeId]:
+        return {job.node for job in self._with_status(Status.PROCESSING) if job.node is not None}
 
     def _find(self, job_id: JobId) -> Job:
         try:

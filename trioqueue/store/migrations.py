@@ -1,8 +1,8 @@
-"""Brings a database to the version that this code knows: numbered `.sql` files, in order, each once.
+"""The versions of a database: numbered `.sql` files, applied in order, each once. Every store has its own.
 
-Every file is one transaction together with the note that it was applied, so that an interrupted
-migration has either happened or not. The database's write lock makes processes that start at the
-same time wait for each other, and the later ones find the work done.
+A database carries two numbers: its version, which is the number of the newest file applied, and the
+oldest version of the code that still works with it. So an older trioqueue may run on beside a
+newer one, where the author of a migration has said that it may.
 """
 
 import re
@@ -10,12 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 
-import apsw
-
 from trioqueue.errors import ConfigError
-
-APPLICATION_ID = 0x7472_6971
-""""triq": marks a SQLite file as ours, so that another program's database is never touched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,59 +20,56 @@ class Migration:
     number: int
     name: str
     sql: str
+    oldest: int
+    """The oldest version of the code that works with the database afterwards.
+
+    The file's first line may say so: `-- oldest: N`. Without it, only code that knows this
+    migration does. A version of the code is the number of its newest migration.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """What bringing a database to the newest version came to: from version `before` to version `after`."""
+
+    before: int
+    """0: there was no database."""
+    after: int
+    sql: str
+    """What was applied, or would be; empty when the database was up to date."""
 
 
 def read_migrations(directory: Traversable) -> list[Migration]:
     """The files `NNN_*.sql` of `directory`, in order. Their numbers have no gaps: 1, 2, 3 …"""
     files = sorted((file for file in directory.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)
-    migrations = [Migration(int(file.name[:3]), file.name, file.read_text("utf-8")) for file in files]
     assert all(re.fullmatch(r"\d{3}_\w+\.sql", file.name) for file in files)
+    migrations = [_read(int(file.name[:3]), file.name, file.read_text("utf-8")) for file in files]
     assert [migration.number for migration in migrations] == list(range(1, len(files) + 1))
     return migrations
 
 
-def migrate(connection: apsw.Connection, migrations: Sequence[Migration]) -> None:
-    """Apply those of `migrations` that the database does not have yet.
+def _read(number: int, name: str, sql: str) -> Migration:
+    said = re.match(r"-- oldest: (\d+)\n", sql)
+    oldest = int(said[1]) if said else number
+    assert 1 <= oldest <= number
+    return Migration(number, name, sql, oldest)
 
-    Raises `ConfigError`, and changes nothing, when the database belongs to another program or to
-    a newer version of this one.
+
+def missing(migrations: Sequence[Migration], *, version: int, oldest: int) -> Sequence[Migration]:
+    """Those of `migrations` that a database of this `version` lacks; none when it is newer than the code.
+
+    Raises `ConfigError` when it is newer, and the code is older than the `oldest` that works with it.
     """
-    _refuse_foreign(connection)
     newest = len(migrations)
-    version = _pragma(connection, "user_version")
-    if version > newest:
+    if version > newest and oldest > newest:
         problem = (
             f"the database has version {version}, and this trioqueue knows versions up to {newest}: "
             "it was written by a newer trioqueue. Install that version again, or restore a backup"
         )
         raise ConfigError([problem])
-    for migration in migrations[version:]:
-        _apply(connection, migration)
+    return migrations[version:]
 
 
-def _apply(connection: apsw.Connection, migration: Migration) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        # Asked again under the lock: another process may have been faster.
-        if _pragma(connection, "user_version") < migration.number:
-            for _ in connection.execute(migration.sql):
-                pass
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {migration.number}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _refuse_foreign(connection: apsw.Connection) -> None:
-    tables = next(connection.execute("SELECT count(*) FROM sqlite_schema"))[0]
-    if tables and _pragma(connection, "application_id") != APPLICATION_ID:
-        raise ConfigError(["the file is the database of another program; choose another path"])
-
-
-def _pragma(connection: apsw.Connection, name: str) -> int:
-    value = connection.pragma(name)
-    assert isinstance(value, int)
-    return value
+def oldest_after(migrations: Sequence[Migration], number: int) -> int:
+    """The oldest version of the code that works with a database of version `number`."""
+    return max(migration.oldest for migration in migrations[:number])

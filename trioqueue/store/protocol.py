@@ -12,14 +12,18 @@ Promises that hold for every method:
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from enum import Enum, auto
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from trioqueue.jobs.job import Attempt, Claim, Job, JobId, Json, NewJob, NodeId, Status
 from trioqueue.jobs.outcome import Outcome
+
+SILENT_SECONDS = 600.0
+"""A node that was silent for longer than this, and holds no job, is forgotten."""
 
 
 class Hint(Enum):
@@ -85,6 +89,59 @@ class Count(msgspec.Struct, frozen=True):
     jobs: int
 
 
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node says of itself. One that has said nothing has no workers and knows no types."""
+
+    workers: int = 0
+    types: tuple[str, ...] | None = ()
+    """Of which types it runs jobs. None: any, as demo mode does."""
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """A processing job, in few words."""
+
+    job_id: JobId
+    type: str
+    queue: str
+    epoch: int
+    started_at: datetime
+    """When it was claimed."""
+    lease_until: datetime
+    cancel_requested: bool
+
+
+class NodeSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """A node as the store knows it. Every time is the store's."""
+
+    node: NodeId
+    workers: int
+    types: tuple[str, ...] | None
+    """None: any, as demo mode runs."""
+    started_at: datetime
+    """Its first beat."""
+    seen_at: datetime
+    """Its last beat."""
+    silent_seconds: float
+    """How long ago that was, by the store's clock: nobody need compare clocks."""
+    stopping: bool
+    running: list[Running]
+    """What it holds: the first claimed first, then the first accepted."""
+
+
+class Completion:
+    """A transaction that a handler shares with the completion of its own job."""
+
+    __slots__ = ("connection", "job", "result")
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        """The driver's own connection, of whatever class that is. Only for use inside the block."""
+        self.result: Json | None = None
+        """What the job completes with. Set it inside the block."""
+        self.job: Job | None = None
+        """The settled job, once the block has ended."""
+
+
 class Store(Protocol):
     """Keeps jobs."""
 
@@ -101,8 +158,8 @@ class Store(Protocol):
         - A job whose `id` is already kept is not stored again (a call may be repeated after its
           answer was lost), nor is one whose `unique_key` a pending or processing job has: the
           job that is there is returned, with `created` false. Two new jobs of one call count too.
-        - `run_at` None means now. The job starts pending, with epoch, attempt and crash count 0
-          and version 1. `root_id` None means the job itself.
+        - `run_at` None means now, and `delay_seconds` so much later. The job starts pending, with
+          epoch, attempt and crash count 0 and version 1. `root_id` None means the job itself.
         - Rings `Hint.WORK`, here and on other nodes, when a created job is due.
         """
 
@@ -132,13 +189,16 @@ class Store(Protocol):
         - Order: lowest `priority` number, then oldest `run_at`, then first accepted.
         - Each becomes processing, with `epoch` and `attempt` one higher, `started_at` now,
           `progress` empty, and `node` and `lease_until` set. No two claims ever share an epoch.
-        - A due job whose `deadline_at` has come is not claimed: it becomes what
-          `lifecycle.after_deadline` says.
+        - A job whose `deadline_at` has come is not claimed; see `expire`.
         - Its cost does not grow with the number of pending, delayed or finished jobs.
         """
 
-    async def next_due_at(self, types: frozenset[str] | None) -> datetime | None:
-        """When the first pending job is due (perhaps long ago); None when none is pending."""
+    async def next_due_in(self, types: frozenset[str] | None) -> float | None:
+        """Seconds until the first pending job of `types` is due; None when none is pending.
+
+        Negative when it has been due for so long. By the store's own clock: a difference, so that
+        nobody need compare clocks.
+        """
 
     async def renew(self, claims: Sequence[Claim], *, lease_seconds: float) -> Sequence[Renewal]:
         """Make the leases of these claims end `lease_seconds` from now, in one write.
@@ -160,6 +220,22 @@ class Store(Protocol):
         cancel that came in the meantime is honoured. The attempt goes into the ledger in the same
         transaction. `progress` stays; `node` and `lease_until` are cleared; `finished_at` is set
         when the new status is final. Rings `Hint.WORK` when a job is due again.
+        """
+
+    def transaction(self, claim: Claim, *, worker: int | None) -> AbstractAsyncContextManager[Completion]:
+        """A transaction in the store's own database that ends with settling `claim` as `Completed`.
+
+        What is done on the completion's `connection` inside the block, and the settlement with its
+        `result`, are committed together when the block ends, all or nothing; then its `job` is the
+        job as it is now. The settlement is that of `settle`: same fence, same ledger.
+
+        - Inside the block nothing of the job is locked: it is renewed, and may be lost, as ever.
+        - `LeaseLost` out of the block when the claim does not hold the job any more, at the
+          latest when the block ends: everything is rolled back.
+        - An error or a cancellation inside the block rolls everything back and settles nothing.
+        - `StoreUnavailable` as ever. When it is raised because the connection was lost during the
+          commit, the commit may have happened: then the job is settled, and the claim is lost.
+        - A store whose database handlers cannot share raises `NotSupported`.
         """
 
     async def release(self, claims: Sequence[Claim]) -> int:
@@ -184,6 +260,16 @@ class Store(Protocol):
         Also jobs whose node is known to be dead, where a store can know that. Check and change
         are one transaction: a lease that was renewed in time is never overruled. The attempt
         goes into the ledger with no worker. Returns the jobs as they are now; rings `Hint.WORK`.
+
+        In addition it forgets the nodes that have been silent for longer than `SILENT_SECONDS`
+        and hold no processing job (any more).
+        """
+
+    async def expire(self, *, limit: int) -> Sequence[Job]:
+        """End up to `limit` pending jobs whose `deadline_at` has come, whether they are due or not.
+
+        The earliest deadline first. They become what `lifecycle.after_deadline` says; no attempt
+        goes into the ledger. Returns the jobs as they are now.
         """
 
     async def prune(self, retention: Mapping[Status, timedelta], *, limit: int) -> int:
@@ -207,8 +293,17 @@ class Store(Protocol):
         served: it would complete jobs that somebody depends on. The other way round is welcome.
         """
 
-    async def beat(self, node: NodeId, *, stopping: bool = False) -> None:
+    async def beat(self, node: NodeId, *, facts: NodeFacts | None = None, stopping: bool = False) -> None:
         """Write down that `node` is alive. Proves, too, that the store can be written.
 
-        `stopping`: it was told to stop, and what it may leave behind was not lost in a crash.
+        `facts` None: those that it said before still hold. `stopping`: it was told to stop, and what
+        it may leave behind was not lost in a crash; it stays so, whatever later beats say.
+        """
+
+    async def nodes(self) -> Sequence[NodeSeen]:
+        """The nodes that have beaten and are not forgotten, and any other that holds a job.
+
+        In the order of their first beat, then of their ids. One that holds jobs and has not
+        beaten has said nothing of itself; it started with the first of these claims and was last
+        seen with the latest.
         """

@@ -5,12 +5,14 @@ columns stand in the order in which they are stored: the payload and what handle
 so that the small ones can be read without them.
 """
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from trioqueue.jobs.job import Attempt, AttemptOutcome, Job, JobId, Json, NodeId, Status
+from trioqueue.store.protocol import NodeFacts, NodeSeen, Running
 
 Row = tuple[Any, ...]
 """What a driver returns: values of any type that a column has."""
@@ -26,7 +28,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _STATUSES = {status.value: status for status in Status}
 _OUTCOMES = {outcome.value: outcome for outcome in AttemptOutcome}
-_tags = msgspec.json.Decoder(tuple[str, ...])
+_texts = msgspec.json.Decoder(tuple[str, ...])
 
 
 def microseconds(instant: datetime) -> int:
@@ -175,9 +177,63 @@ def attempt_from_row(row: Row) -> Attempt:
     )
 
 
+def nodes_from_rows(rows: Iterable[Row], now: datetime) -> Sequence[NodeSeen]:
+    """The nodes of a result of `nodes.sql`: one row for each job that a node holds, or one without a job."""
+    first: dict[NodeId, Row] = {}
+    running: dict[NodeId, list[Running]] = {}
+    for row in rows:
+        first.setdefault(row[0], row)
+        held = running.setdefault(row[0], [])
+        if row[6] is not None:
+            held.append(_running_from_row(row[6:]))
+    nodes = [_node_from_row(row[:6], running[node], now) for node, row in first.items()]
+    return sorted(nodes, key=lambda node: (node.started_at, node.node))
+
+
+def _node_from_row(row: Row, running: list[Running], now: datetime) -> NodeSeen:
+    node, workers, types, started_at, beat_at, stopping = row
+    if beat_at is None:  # it never said that it is there
+        facts = NodeFacts()
+        first, last = running[0].started_at, running[-1].started_at
+    else:
+        facts = NodeFacts(workers=workers, types=types_from_text(types))
+        first, last = instant(started_at), instant(beat_at)
+    return NodeSeen(
+        node=NodeId(node),
+        workers=facts.workers,
+        types=facts.types,
+        started_at=first,
+        seen_at=last,
+        silent_seconds=(now - last).total_seconds(),
+        stopping=bool(stopping),
+        running=running,
+    )
+
+
+def _running_from_row(row: Row) -> Running:
+    id, type, queue, epoch, started_at, lease_until, cancel_requested_at = row
+    return Running(
+        job_id=JobId(id),
+        type=type,
+        queue=queue,
+        epoch=epoch,
+        started_at=instant(started_at),
+        lease_until=instant(lease_until),
+        cancel_requested=cancel_requested_at is not None,
+    )
+
+
+def types_to_text(types: tuple[str, ...] | None) -> str | None:
+    return None if types is None else msgspec.json.encode(types).decode()
+
+
+def types_from_text(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else _texts.decode(text)
+
+
 def tags_to_text(tags: tuple[str, ...]) -> str | None:
     return msgspec.json.encode(tags).decode() if tags else None
 
 
 def tags_from_text(text: str | None) -> tuple[str, ...]:
-    return _tags.decode(text) if text is not None else ()
+    return _texts.decode(text) if text is not None else ()

@@ -19,7 +19,7 @@ from random import Random
 import pytest
 import trio
 
-from trioqueue.errors import InvalidFilter, JobNotFound, LeaseLost
+from trioqueue.errors import InvalidFilter, JobNotFound, LeaseLost, NotSupported
 from trioqueue.jobs.backoff import BASE_SECONDS, SPREAD
 from trioqueue.jobs.job import (
     AttemptOutcome,
@@ -34,7 +34,15 @@ from trioqueue.jobs.job import (
 )
 from trioqueue.jobs.lifecycle import CRASHES_ALLOWED
 from trioqueue.jobs.outcome import Cancelled, Completed, Failed, Outcome, Released, Snoozed, TimedOut
-from trioqueue.store.protocol import Hint, JobFilter, Settlement, Store
+from trioqueue.store.protocol import (
+    SILENT_SECONDS,
+    Hint,
+    JobFilter,
+    NodeFacts,
+    Running,
+    Settlement,
+    Store,
+)
 
 ALICE = NodeId("alice")
 BOB = NodeId("bob")
@@ -210,6 +218,21 @@ class StoreConformance:
         await enqueue(store, run_at=clock.now() + SECOND)
         assert hints == []
 
+    async def test_a_delay_counts_from_the_acceptance_by_the_stores_clock(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        clock.advance(1000)
+        hints: list[Hint] = []
+        store.listen(hints.append)
+        job = await enqueue(store, delay_seconds=2.5)
+        assert (job.run_at, job.created_at) == (clock.now() + 2.5 * SECOND, clock.now())
+        assert hints == []
+        clock.advance(2.5)
+        assert (await claim_one(store)).job.id == job.id
+
+    async def test_a_job_without_a_delay_is_due_at_once(self, store: Store, clock: HandClock) -> None:
+        assert (await enqueue(store, delay_seconds=0.0)).run_at == clock.now()
+
     async def test_nothing_to_enqueue_is_no_error(self, store: Store) -> None:
         assert await store.enqueue([]) == []
 
@@ -381,7 +404,8 @@ class StoreConformance:
         good = await enqueue(store, deadline_at=clock.now() + 2 * SECOND)
         clock.advance(1)
         assert [claimed.job.id for claimed in await claim(store)] == [good.id]
-        dead = await store.get(late.id)
+        (dead,) = await store.expire(limit=10)
+        assert dead == await store.get(late.id)
         assert dead.status is Status.DEAD
         assert dead.reason is not None
         assert "deadline" in dead.reason
@@ -396,28 +420,59 @@ class StoreConformance:
         good = await enqueue(store)
         assert (await claim_one(store)).job.id == good.id
 
-    # next_due_at
+    # expire
 
-    async def test_the_next_due_time_is_that_of_the_first_pending_job(
+    async def test_a_job_that_waits_past_its_deadline_ends_although_it_is_not_due(
         self, store: Store, clock: HandClock
     ) -> None:
-        assert await store.next_due_at(None) is None
+        job = await enqueue(store, deadline_at=clock.now() + 2 * SECOND)
+        await run_once(store, Snoozed(100, "later"))
+        clock.advance(1.999_999)
+        assert await store.expire(limit=10) == []
+        clock.advance(0.000_001)
+        (dead,) = await store.expire(limit=10)
+        assert (dead.id, dead.status, dead.reason) == (job.id, Status.DEAD, "deadline passed; later")
+        assert await store.expire(limit=10) == []
+        assert await store.next_due_in(None) is None
+
+    async def test_jobs_expire_in_the_order_of_their_deadlines(self, store: Store, clock: HandClock) -> None:
+        ids = [(await enqueue(store, deadline_at=clock.now() + n * SECOND)).id for n in (3, 1, 2)]
+        clock.advance(3)
+        assert [job.id for job in await store.expire(limit=2)] == [ids[1], ids[2]]
+        assert [job.id for job in await store.expire(limit=2)] == [ids[0]]
+
+    async def test_a_processing_job_does_not_expire(self, store: Store, clock: HandClock) -> None:
+        await enqueue(store, deadline_at=clock.now() + SECOND)
+        claimed = await claim_one(store)
+        clock.advance(2)
+        assert await store.expire(limit=10) == []
+        assert (await settle(store, claimed, Completed())).status is Status.COMPLETED
+
+    # next_due_in
+
+    async def test_a_store_tells_how_soon_the_first_pending_job_is_due(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        assert await store.next_due_in(None) is None
         await enqueue(store, run_at=clock.now() + 5 * SECOND)
         await enqueue(store, run_at=clock.now() + 3 * SECOND, type="mail", priority=9)
-        assert await store.next_due_at(None) == clock.now() + 3 * SECOND
-        assert await store.next_due_at(frozenset({"noop"})) == clock.now() + 5 * SECOND
-        assert await store.next_due_at(frozenset({"absent"})) is None
+        clock.advance(0.5)
+        assert await store.next_due_in(None) == 2.5
+        assert await store.next_due_in(frozenset({"noop"})) == 4.5
+        assert await store.next_due_in(frozenset({"absent"})) is None
 
-    async def test_the_next_due_time_may_be_long_ago(self, store: Store, clock: HandClock) -> None:
+    async def test_a_job_that_has_been_due_for_long_counts_below_zero(
+        self, store: Store, clock: HandClock
+    ) -> None:
         await enqueue(store, priority=1)
         clock.advance(3600)
         await enqueue(store, priority=0)
-        assert await store.next_due_at(None) == clock.now() - 3600 * SECOND
+        assert await store.next_due_in(None) == -3600
 
     async def test_a_processing_job_is_not_due(self, store: Store) -> None:
         await enqueue(store)
         await claim_one(store)
-        assert await store.next_due_at(None) is None
+        assert await store.next_due_in(None) is None
 
     # renew
 
@@ -631,6 +686,19 @@ class StoreConformance:
         )
         assert [answer and answer.id for answer in answers] == [first.job.id, None, last.job.id, None]
 
+    # transaction; what a store that has them promises is in TransactionConformance
+
+    async def test_a_store_has_transactions_or_says_that_it_has_not(self, store: Store) -> None:
+        await enqueue(store)
+        claimed = await claim_one(store)
+        try:
+            async with store.transaction(claimed, worker=1):
+                pass
+        except NotSupported:
+            assert await store.get(claimed.job.id) == claimed.job
+        else:
+            assert (await store.get(claimed.job.id)).status is Status.COMPLETED
+
     # release
 
     async def test_a_released_claim_leaves_no_trace_but_the_epoch(
@@ -834,7 +902,7 @@ class StoreConformance:
         assert await store.prune({Status.COMPLETED: timedelta(0)}, limit=3) == 3
         assert [job.id for job in await everything(store)] == ids[:2:-1]
 
-    # counts, beat
+    # counts
 
     async def test_the_counts_are_exact_after_every_kind_of_change(
         self, store: Store, clock: HandClock
@@ -867,9 +935,123 @@ class StoreConformance:
         await store.prune(dict.fromkeys(Status, timedelta(0)), limit=2)
         await agree()
 
-    async def test_a_beat_is_written(self, store: Store) -> None:
+    # beat, nodes
+
+    async def test_a_store_that_nobody_uses_has_no_nodes(self, store: Store) -> None:
+        assert await store.nodes() == []
+
+    async def test_a_node_is_there_since_its_first_beat_and_seen_at_its_last(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        started_at = clock.now()
+        await store.beat(ALICE, facts=NodeFacts(workers=3, types=("mail", "noop")))
+        clock.advance(5)
+        await store.beat(ALICE, facts=NodeFacts(workers=4, types=("mail",)))
+        seen_at = clock.now()
+        clock.advance(2.5)
+        (node,) = await store.nodes()
+        assert (node.node, node.workers, node.types) == (ALICE, 4, ("mail",))
+        assert (node.started_at, node.seen_at, node.silent_seconds) == (started_at, seen_at, 2.5)
+        assert (node.stopping, node.running) == (False, [])
+
+    async def test_a_beat_without_facts_keeps_those_said_before(self, store: Store) -> None:
+        await store.beat(ALICE, facts=NodeFacts(workers=3, types=None))
         await store.beat(ALICE)
+        (node,) = await store.nodes()
+        assert (node.workers, node.types) == (3, None)
+
+    async def test_a_node_that_has_said_nothing_has_no_workers_and_no_types(self, store: Store) -> None:
         await store.beat(ALICE)
+        (node,) = await store.nodes()
+        assert (node.workers, node.types) == (0, ())
+
+    async def test_a_node_that_stops_is_said_to_for_good(self, store: Store) -> None:
+        await store.beat(ALICE, facts=NodeFacts(workers=3, types=("mail",)))
+        await store.beat(ALICE, stopping=True)
+        await store.beat(ALICE)
+        (node,) = await store.nodes()
+        assert (node.stopping, node.workers) == (True, 3)
+
+    async def test_nodes_stand_in_the_order_of_their_first_beat(self, store: Store, clock: HandClock) -> None:
+        for names in ("dc", "ba"):
+            for name in names:
+                await store.beat(NodeId(name))
+            clock.advance(1)
+        await store.beat(NodeId("c"))
+        assert [node.node for node in await store.nodes()] == ["c", "d", "a", "b"]
+
+    async def test_a_node_shows_what_it_runs_in_the_order_of_the_claims(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        await store.beat(ALICE)
+        await store.beat(BOB)
+        second, third = await enqueue(store, priority=2), await enqueue(store, priority=1)
+        first = await enqueue(store, type="mail", queue="slow")
+        await claim(store, types=frozenset({"mail"}), lease_seconds=30)
+        claimed_at = clock.now()
+        clock.advance(1)
+        for _ in range(2):  # by priority: the third comes first
+            await claim_one(store)
+        await store.cancel(first.id)
+        alice, bob = await store.nodes()
+        assert bob.running == []
+        assert [running.job_id for running in alice.running] == [first.id, second.id, third.id]
+        assert alice.running[0] == Running(
+            job_id=first.id,
+            type="mail",
+            queue="slow",
+            epoch=1,
+            started_at=claimed_at,
+            lease_until=claimed_at + 30 * SECOND,
+            cancel_requested=True,
+        )
+        assert not alice.running[1].cancel_requested
+
+    async def test_a_node_that_never_beat_is_there_while_it_holds_jobs(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        await store.enqueue([new_job(), new_job()])
+        await claim_one(store, node=BOB)
+        started_at = clock.now()
+        clock.advance(2)
+        last = await claim_one(store, node=BOB)
+        clock.advance(3)
+        (node,) = await store.nodes()
+        assert (node.node, node.workers, node.types, node.stopping) == (BOB, 0, (), False)
+        assert (node.started_at, node.seen_at) == (started_at, last.job.started_at)
+        assert node.silent_seconds == 3
+        for running in node.running:
+            await store.cancel(running.job_id)
+        clock.advance(30)
+        await store.rescue(limit=10)
+        assert await store.nodes() == []
+
+    async def test_a_node_that_was_silent_for_long_is_forgotten(self, store: Store, clock: HandClock) -> None:
+        await store.beat(ALICE, stopping=True)
+        await store.beat(BOB)
+        clock.advance(1)
+        await store.beat(BOB)
+        clock.advance(SILENT_SECONDS - 1)
+        await store.rescue(limit=10)
+        assert [node.node for node in await store.nodes()] == [ALICE, BOB]
+        clock.advance(0.000_001)
+        assert await store.rescue(limit=10) == []
+        assert [node.node for node in await store.nodes()] == [BOB]
+        await store.beat(ALICE)
+        (_, alice) = await store.nodes()
+        assert (alice.node, alice.started_at, alice.stopping) == (ALICE, clock.now(), False)
+
+    async def test_a_silent_node_is_not_forgotten_while_it_holds_a_job(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        await store.beat(ALICE, stopping=True)
+        await store.enqueue([new_job(), new_job()])
+        await claim(store, lease_seconds=SILENT_SECONDS)
+        clock.advance(SILENT_SECONDS + 1)
+        for left in (1, 0):
+            (rescued,) = await store.rescue(limit=1)
+            assert rescued.crash_count == 0  # it was told to stop, and that is still known
+            assert len(await store.nodes()) == left
 
     # every call
 
@@ -908,5 +1090,144 @@ class StoreConformance:
         assert not await store.dedicate(demo=True)
         assert await store.dedicate(demo=False)
 
+    async def test_demo_mode_claims_nothing_any_more_once_real_handlers_have_come(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        await store.dedicate(demo=True)
+        await enqueue(store)
+        await enqueue(store, delay_seconds=1)
+        await store.dedicate(demo=False)
+        clock.advance(1)
+        assert await claim(store, types=None) == []
+        assert len(await claim(store, types=frozenset({"noop"}))) == 2
+
     async def test_a_store_says_where_it_is(self, store: Store) -> None:
         assert ":" in store.url
+
+
+class TransactionConformance(StoreConformance):
+    """The promises of `transaction`, too: for a store that has it.
+
+    What its connection writes is the affair of the store's own tests.
+    """
+
+    async def test_a_transaction_ends_with_the_completion_of_its_job(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        await enqueue(store)
+        claimed = await claim_one(store)
+        await store.progress(claimed, Json(b"0.5"))
+        clock.advance(2)
+        async with store.transaction(claimed, worker=4) as completion:
+            assert completion.connection is not None
+            completion.result = Json(b'{"n":1}')
+        job = completion.job
+        assert job is not None
+        assert await store.get(job.id) == job
+        assert (job.status, job.result, job.progress) == (Status.COMPLETED, b'{"n":1}', b"0.5")
+        assert (job.node, job.lease_until, job.finished_at) == (None, None, clock.now())
+        (attempt,) = await store.attempts(job.id)
+        assert (attempt.outcome, attempt.worker, attempt.epoch) == (AttemptOutcome.COMPLETED, 4, 1)
+        counted = {(count.status, count.jobs) for count in await store.counts()}
+        assert counted == {(Status.COMPLETED, 1)}
+
+    async def test_a_transaction_without_a_result_completes_without_one(self, store: Store) -> None:
+        await enqueue(store)
+        async with store.transaction(await claim_one(store), worker=None) as completion:
+            pass
+        assert completion.job is not None
+        assert completion.job.result is None
+
+    async def test_nothing_of_a_transaction_is_seen_before_its_end(self, store: Store) -> None:
+        await enqueue(store)
+        claimed = await claim_one(store)
+        async with store.transaction(claimed, worker=1):
+            assert await store.get(claimed.job.id) == claimed.job
+
+    async def test_an_error_inside_of_a_transaction_settles_nothing(self, store: Store) -> None:
+        await enqueue(store)
+        claimed = await claim_one(store)
+        with pytest.raises(ZeroDivisionError):
+            async with store.transaction(claimed, worker=1) as completion:
+                raise ZeroDivisionError
+        assert completion.job is None
+        assert await store.get(claimed.job.id) == claimed.job
+        assert (await settle(store, claimed, Failed("no"))).status is Status.PENDING
+
+    async def test_a_cancellation_inside_of_a_transaction_settles_nothing(self, store: Store) -> None:
+        await enqueue(store)
+        claimed = await claim_one(store)
+        with trio.CancelScope() as scope:
+            async with store.transaction(claimed, worker=1) as completion:
+                scope.cancel()
+        assert scope.cancelled_caught
+        assert completion.job is None
+        assert await store.get(claimed.job.id) == claimed.job
+        assert (await settle(store, claimed, Completed())).status is Status.COMPLETED
+
+    async def test_a_lease_is_renewed_in_the_middle_of_a_transaction(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        await enqueue(store)
+        claimed = await claim_one(store, lease_seconds=30)
+        async with store.transaction(claimed, worker=1) as completion:
+            clock.advance(20)
+            with trio.fail_after(10):
+                (renewal,) = await store.renew([claimed], lease_seconds=30)
+            assert renewal.renewed
+            clock.advance(20)
+            assert await store.rescue(limit=10) == []
+        assert completion.job is not None
+
+    async def test_a_claim_that_was_lost_before_has_no_transaction(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        await enqueue(store)
+        late = await claim_one(store, lease_seconds=1)
+        clock.advance(1)
+        await store.rescue(limit=10)
+        current = await claim_one(store, node=BOB)
+        with pytest.raises(LeaseLost):
+            async with store.transaction(late, worker=1):
+                pass
+        assert await store.get(late.job.id) == current.job
+
+    async def test_a_claim_that_is_lost_meanwhile_rolls_its_transaction_back(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        await enqueue(store)
+        late = await claim_one(store, lease_seconds=1)
+
+        async def overtake() -> None:
+            clock.advance(1)
+            await store.rescue(limit=10)
+            await claim_one(store, node=BOB)
+
+        with pytest.raises(LeaseLost):
+            async with store.transaction(late, worker=1) as completion:
+                await overtake()
+        assert completion.job is None
+        now = await store.get(late.job.id)
+        assert (now.status, now.epoch, now.node) == (Status.PROCESSING, 2, BOB)
+        assert [attempt.outcome for attempt in await store.attempts(late.job.id)] == [AttemptOutcome.LOST]
+
+    async def test_a_job_that_was_completed_by_a_transaction_is_settled(self, store: Store) -> None:
+        await enqueue(store)
+        claimed = await claim_one(store)
+        async with store.transaction(claimed, worker=1) as completion:
+            pass
+        assert [renewal.renewed for renewal in await store.renew([claimed], lease_seconds=9)] == [False]
+        with pytest.raises(LeaseLost):
+            await settle(store, claimed, Failed("late"))
+        with pytest.raises(LeaseLost):
+            async with store.transaction(claimed, worker=1):
+                pass
+        assert await store.get(claimed.job.id) == completion.job
+
+    async def test_a_transaction_that_completes_in_spite_of_a_cancel_is_kept(self, store: Store) -> None:
+        await enqueue(store)
+        claimed = await claim_one(store)
+        async with store.transaction(claimed, worker=1) as completion:
+            await store.cancel(claimed.job.id)
+        assert completion.job is not None
+        assert completion.job.status is Status.COMPLETED

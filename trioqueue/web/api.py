@@ -11,7 +11,7 @@ from trioqueue.errors import InvalidFilter
 from trioqueue.jobs.job import Status
 from trioqueue.service import Service
 from trioqueue.web.hosted import Hosted
-from trioqueue.wire import job_body, parse_job_request, render
+from trioqueue.wire import job_body, node_body, parse_job_request, render
 
 if TYPE_CHECKING:
     from trioqueue.web.site import Site
@@ -76,6 +76,12 @@ async def cancel(job_id: str) -> Response:
         "since": job.cancel_requested_at,
     }
     return answer(body, status=202)
+
+
+@api.get("/nodes")
+async def nodes() -> Response:
+    """The nodes that share the store, and what each of them runs."""
+    return answer({"nodes": [node_body(node) for node in await service().nodes()]})
 
 
 @api.get("/health")

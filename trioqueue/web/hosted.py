@@ -22,6 +22,10 @@ class Hosted(Protocol):
         """Whether jobs are only simulated, because no handlers are configured."""
 
     @property
+    def workers(self) -> int:
+        """How many jobs it runs at the same time. With 0 it only accepts jobs."""
+
+    @property
     def draining(self) -> trio.Event:
         """Set once no new jobs are accepted any more."""
 

@@ -2,6 +2,8 @@
 
 node.run                    (ends last)
 └─ hypercorn.trio.serve     (ends first)
+
+`trioqueue worker` is the same without the server.
 """
 
 import logging
@@ -32,12 +34,13 @@ class CannotListen(Exception):
 
 
 def serve(
-    site: Site, *, bind: Sequence[str], access_log: bool = False, ends_process: bool = False
+    site: Site, *, bind: Sequence[str] | None, access_log: bool = False, ends_process: bool = False
 ) -> ExitCode:
     """Serve the site until SIGTERM or SIGINT; blocks. Returns what the process is to exit with.
 
     The first signal closes intake, ends the server within a second and drains the node; the second
-    cuts. `bind` takes what hypercorn takes: `host:port`, `[v6]:port`, `unix:path`, `fd://number`.
+    cuts. `bind` takes what hypercorn takes: `host:port`, `[v6]:port`, `unix:path`, `fd://number`;
+    with None there is no server, and the site's node only runs jobs.
     With `ends_process` it never returns: the process ends with that code while the signals are still
     held, and no thread that a handler has left behind is waited for.
     """
@@ -48,7 +51,7 @@ def serve(
     return code
 
 
-def _run(site: Site, bind: Sequence[str], access_log: bool, held: ExitStack) -> ExitCode:
+def _run(site: Site, bind: Sequence[str] | None, access_log: bool, held: ExitStack) -> ExitCode:
     try:
         node = trio.run(_serve, site, bind, access_log, held)
     except KeyboardInterrupt:
@@ -61,9 +64,14 @@ def _run(site: Site, bind: Sequence[str], access_log: bool, held: ExitStack) -> 
     return code
 
 
-async def _serve(site: Site, bind: Sequence[str], access_log: bool, held: ExitStack) -> Hosted:
+async def _serve(site: Site, bind: Sequence[str] | None, access_log: bool, held: ExitStack) -> Hosted:
     node = site.make_node()
-    config = _config(bind, access_log=access_log)
+    if bind is None:
+        if node.workers == 0:
+            raise ConfigError(["WORKER_COUNT=0: a worker that runs no jobs would do nothing at all"])
+        serve_until = partial(_serve_nothing, node)
+    else:
+        serve_until = partial(_serve_http, site, _config(bind, access_log=access_log), bind)
     async with trio.open_nursery() as root:
         await root.start(node.run)
         stopping = trio.Event()
@@ -73,7 +81,7 @@ async def _serve(site: Site, bind: Sequence[str], access_log: bool, held: ExitSt
         held.callback(hold_signals(ending.ask))
         root.start_soon(ending.end_without_server)
         with site.hosting(node):
-            await _serve_http(site, config, bind, stopping)
+            await serve_until(stopping)
         # No request runs any more, so nothing is enqueued after this.
         node.stop()
         await node.stopped.wait()
@@ -92,6 +100,11 @@ async def _serve_http(site: Site, config: Config, bind: Sequence[str], stopping:
         except OSError as error:
             raise CannotListen(bind, error) from error
         _say(f"listening on {', '.join(addresses)}")
+
+
+async def _serve_nothing(node: Hosted, stopping: trio.Event) -> None:
+    _say(f"at work with {node.workers} workers, without HTTP")
+    await stopping.wait()
 
 
 def _config(bind: Sequence[str], *, access_log: bool) -> Config:

@@ -2,15 +2,16 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
 import apsw
 
 from trioqueue.errors import ConfigError, StoreUnavailable
-from trioqueue.store.migrations import migrate, read_migrations
+from trioqueue.store.migrations import Migrated, Migration, read_migrations
+from trioqueue.store.sqlite.migrate import migrate
 
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
 """The write-ahead log is cut back to this after a checkpoint."""
@@ -55,7 +56,7 @@ def in_plain_words() -> Iterator[None]:
         raise unavailable(error) from error
 
 
-def prepare(path: Path) -> None:
+def prepare(path: Path) -> Migrated:
     """Create the file when it is not there, check it, and bring it to the newest version. Blocks.
 
     Raises `ConfigError` when the path cannot hold our database, `StoreUnavailable` when the file
@@ -63,19 +64,35 @@ def prepare(path: Path) -> None:
     """
     if not path.parent.is_dir():
         raise ConfigError([f"the directory {path.parent} does not exist; create it, or choose another path"])
-    with in_plain_words():
+    with in_plain_words(), _for_the_first_time(path):
         try:
             _create(path)
-            connection = connect_writer(path)
-        except apsw.NotADBError as error:
-            raise ConfigError([f"{path} is not an SQLite database; choose another path"]) from error
         except OSError as error:
             raise StoreUnavailable(f"the file cannot be created ({error})") from error
-        try:
+        with closing(connect_writer(path)) as connection:
             _check(connection, path)
-            migrate(connection, read_migrations(files(__package__) / "sql" / "migrations"))
-        finally:
-            connection.close()
+            return migrate(connection, _migrations())
+
+
+def look_ahead(path: Path) -> Migrated:
+    """What `prepare` would apply; neither creates nor changes a file. Blocks; raises as `prepare` does."""
+    if not path.exists():
+        with closing(apsw.Connection(":memory:")) as nothing:
+            return migrate(nothing, _migrations(), print_only=True)
+    with in_plain_words(), _for_the_first_time(path), closing(connect_reader(path)) as connection:
+        return migrate(connection, _migrations(), print_only=True)
+
+
+@contextmanager
+def _for_the_first_time(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except apsw.NotADBError as error:
+        raise ConfigError([f"{path} is not an SQLite database; choose another path"]) from error
+
+
+def _migrations() -> Sequence[Migration]:
+    return read_migrations(files(__package__) / "sql" / "migrations")
 
 
 def connect_writer(path: Path) -> apsw.Connection:

@@ -5,7 +5,7 @@ costs its neighbours in the batch nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from heapq import merge
 from operator import itemgetter
 from random import Random
@@ -17,7 +17,7 @@ from trioqueue.jobs.job import FINAL, Claim, Job, JobId, Json, NewJob, NodeId, S
 from trioqueue.jobs.lifecycle import after_attempt, after_deadline
 from trioqueue.jobs.outcome import Outcome
 from trioqueue.store import changes
-from trioqueue.store.protocol import Enqueued, Renewal, Settlement
+from trioqueue.store.protocol import SILENT_SECONDS, Enqueued, NodeFacts, Renewal, Settlement
 from trioqueue.store.rows import (
     Row,
     attempt_to_row,
@@ -27,6 +27,7 @@ from trioqueue.store.rows import (
     job_to_row,
     microseconds,
     tags_from_text,
+    types_to_text,
 )
 from trioqueue.store.sqlite.transaction import Transaction, is_due
 
@@ -35,9 +36,6 @@ Lane = tuple[str, str]
 
 PROMOTED_AT_ONCE = 1000
 """Delayed jobs of one lane that one claim makes due."""
-
-DEADLINES_AT_ONCE = 1000
-"""Jobs past their deadline that one claim ends."""
 
 
 def enqueue(transaction: Transaction, jobs: Sequence[NewJob]) -> list[Enqueued]:
@@ -72,9 +70,7 @@ def claim(
     lanes = _pending_lanes(transaction, types)
     for lane in lanes:
         _promote(transaction, lane)
-    due, too_late = _take(transaction, lanes, limit)
-    for seq, job in too_late:
-        transaction.keep(seq, job, changes.settled(job, after_deadline(job), now))
+    due = _take(transaction, lanes, limit)
     lease_until = now + timedelta(seconds=lease_seconds)
     values = {"node": node, "now": microseconds(now), "lease_until": microseconds(lease_until)}
     transaction.run_many("claim", [{**values, "seq": seq} for seq, _ in due])
@@ -100,19 +96,16 @@ def _promote(transaction: Transaction, lane: Lane) -> None:
     transaction.run_many("promote", list(rows))
 
 
-def _take(
-    transaction: Transaction, lanes: Sequence[Lane], limit: int
-) -> tuple[list[tuple[int, Job]], list[tuple[int, Job]]]:
-    """The first due jobs of all lanes, in the order of claims; apart from them, those past their deadline."""
+def _take(transaction: Transaction, lanes: Sequence[Lane], limit: int) -> list[tuple[int, Job]]:
+    """The first due jobs of all lanes, in the order of claims; none whose deadline has come."""
     due: list[tuple[int, Job]] = []
-    too_late: list[tuple[int, Job]] = []
     for row in _in_order(transaction, lanes):
-        if len(due) == limit or len(too_late) == DEADLINES_AT_ONCE:
+        if len(due) == limit:
             break
         job = job_from_row(row[1:])
-        late = job.deadline_at is not None and job.deadline_at <= transaction.now
-        (too_late if late else due).append((row[0], job))
-    return due, too_late
+        if not changes.is_late(job, transaction.now):
+            due.append((row[0], job))
+    return due
 
 
 def _in_order(transaction: Transaction, lanes: Sequence[Lane]) -> Iterator[Row]:
@@ -174,7 +167,7 @@ def cancel(transaction: Transaction, job_id: JobId) -> Job:
 
 
 def rescue(transaction: Transaction, dead: Sequence[NodeId], limit: int, random: Random) -> list[Job]:
-    """Settle as `Lost` what has expired, then what dead nodes hold."""
+    """Settle as `Lost` what has expired, then what dead nodes hold; forget who holds nothing any more."""
     now = microseconds(transaction.now)
     stopping = {node for (node,) in transaction.run("stopping_nodes")}
     rows = list(transaction.run("expired", {"now": now, "limit": limit}))
@@ -185,9 +178,24 @@ def rescue(transaction: Transaction, dead: Sequence[NodeId], limit: int, random:
         job = job_from_row(row[1:])
         outcome = changes.left_behind(job, stopping=job.node in stopping)
         rescued.append(_end_attempt(transaction, row[0], job, outcome, random.random(), None))
-    for node in dead:  # those that hold nothing any more
+    for node in dead:
         transaction.run("forget_node", {"node": node})
+    transaction.run("forget_silent_nodes", {"before": silent_before(transaction.now)})
     return rescued
+
+
+def silent_before(now: datetime) -> int:
+    """A node whose last beat came before this is silent."""
+    return microseconds(now - timedelta(seconds=SILENT_SECONDS))
+
+
+def expire(transaction: Transaction, limit: int) -> list[Job]:
+    rows = list(transaction.run("late", {"now": microseconds(transaction.now), "limit": limit}))
+    late = [(row[0], job_from_row(row[1:])) for row in rows]
+    return [
+        transaction.keep(seq, job, changes.settled(job, after_deadline(job), transaction.now))
+        for seq, job in late
+    ]
 
 
 def prune(transaction: Transaction, retention: Mapping[Status, timedelta], limit: int) -> int:
@@ -215,8 +223,16 @@ def dedicate(transaction: Transaction, demo: bool) -> bool:
     return transaction.changed("dedicate", {"demo": demo})
 
 
-def beat(transaction: Transaction, node: NodeId, stopping: bool) -> None:
-    values = {"node": node, "now": microseconds(transaction.now), "stopping": stopping}
+def beat(transaction: Transaction, node: NodeId, facts: NodeFacts | None, stopping: bool) -> None:
+    said = facts or NodeFacts()
+    values = {
+        "node": node,
+        "now": microseconds(transaction.now),
+        "stopping": stopping,
+        "has_facts": facts is not None,
+        "workers": said.workers,
+        "types": types_to_text(said.types),
+    }
     transaction.run("beat", values)
 
 

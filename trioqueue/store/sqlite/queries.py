@@ -2,31 +2,20 @@
 
 from importlib.resources import files
 
+from trioqueue.store import sql
 from trioqueue.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS
-
-Queries = dict[str, str]
-"""SQL by the name of its file."""
+from trioqueue.store.sql import Queries
 
 
 def read_queries() -> Queries:
-    """Every query, without its comments and with the columns of the records filled in."""
-    directory = files(__package__) / "sql"
-    return {
-        file.name.removesuffix(".sql"): _fill_in(file.read_text("utf-8"))
-        for file in directory.iterdir()
-        if file.name.endswith(".sql")
+    """Every query, with the columns of the records filled in."""
+    parts = {
+        "{job_columns}": JOB_COLUMNS,
+        "{job_values}": _marks(JOB_COLUMNS),
+        "{attempt_columns}": ATTEMPT_COLUMNS,
+        "{attempt_values}": _marks(ATTEMPT_COLUMNS),
     }
-
-
-def _fill_in(text: str) -> str:
-    lines = [line for line in text.splitlines() if not line.startswith("--")]
-    return (
-        "\n".join(lines)
-        .replace("{job_columns}", JOB_COLUMNS)
-        .replace("{job_values}", _marks(JOB_COLUMNS))
-        .replace("{attempt_columns}", ATTEMPT_COLUMNS)
-        .replace("{attempt_values}", _marks(ATTEMPT_COLUMNS))
-    )
+    return sql.read_queries(files(__package__) / "sql", parts)
 
 
 def _marks(columns: str) -> str:

@@ -6,8 +6,8 @@ from typing import cast
 import apsw
 
 from trioqueue.store.rows import Row
+from trioqueue.store.sql import Queries
 from trioqueue.store.sqlite.connection import STORE_ERRORS, close, connect_reader, unavailable
-from trioqueue.store.sqlite.queries import Queries
 from trioqueue.store.sqlite.transaction import Values
 
 

@@ -1,8 +1,8 @@
 """The contract on one SQLite file. Writes go through the writer; reads are short and run on the loop."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, suppress
-from datetime import datetime, timedelta
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -11,11 +11,23 @@ from typing import Any
 import trio
 
 from trioqueue.clock import Clock, RunSync
-from trioqueue.errors import JobNotFound, StoreUnavailable
+from trioqueue.errors import JobNotFound, NotSupported, StoreUnavailable
 from trioqueue.jobs.job import Attempt, Claim, Job, JobId, Json, NewJob, NodeId, Status
 from trioqueue.store.cursors import LAST_PLACE, cursor_of, place_of
-from trioqueue.store.protocol import Bell, Count, Enqueued, Hint, JobFilter, Page, Renewal, Settlement
-from trioqueue.store.rows import attempt_from_row, instant, job_from_row, microseconds
+from trioqueue.store.protocol import (
+    Bell,
+    Completion,
+    Count,
+    Enqueued,
+    Hint,
+    JobFilter,
+    NodeFacts,
+    NodeSeen,
+    Page,
+    Renewal,
+    Settlement,
+)
+from trioqueue.store.rows import attempt_from_row, instant, job_from_row, microseconds, nodes_from_rows
 from trioqueue.store.sqlite import operations
 from trioqueue.store.sqlite.connection import prepare
 from trioqueue.store.sqlite.neighbours import Neighbours, open_neighbours
@@ -93,11 +105,12 @@ class SqliteStore:
             partial(operations.claim, node=node, types=types, limit=limit, lease_seconds=lease_seconds)
         )
 
-    async def next_due_at(self, types: frozenset[str] | None) -> datetime | None:
+    async def next_due_in(self, types: frozenset[str] | None) -> float | None:
         await trio.lowlevel.checkpoint()
         lanes = self._reader.read("next_due")
         firsts = [first for type, *lane in lanes if types is None or type in types for first in lane]
-        return min((instant(first) for first in firsts if first is not None), default=None)
+        due = [instant(first) for first in firsts if first is not None]
+        return (min(due) - self._clock.now()).total_seconds() if due else None
 
     async def renew(self, claims: Sequence[Claim], *, lease_seconds: float) -> Sequence[Renewal]:
         return await self._writer.submit(
@@ -114,6 +127,9 @@ class SqliteStore:
         self._ring_if_due([job for job in settled if job is not None])
         return settled
 
+    def transaction(self, claim: Claim, *, worker: int | None) -> AbstractAsyncContextManager[Completion]:
+        raise NotSupported("transactions", needs="a PostgreSQL store")
+
     async def release(self, claims: Sequence[Claim]) -> int:
         released = await self._writer.submit(partial(operations.release, claims=claims))
         if released:
@@ -129,7 +145,7 @@ class SqliteStore:
     async def rescue(self, *, limit: int) -> Sequence[Job]:
         await trio.lowlevel.checkpoint()
         dead = self._neighbours.dead()
-        if not dead and not self._reader.read("any_expired", {"now": microseconds(self._clock.now())}):
+        if not dead and not self._rescue_is_due():
             return []
         jobs = await self._writer.submit(
             partial(operations.rescue, dead=dead, limit=limit, random=self._random)
@@ -139,6 +155,18 @@ class SqliteStore:
                 self._neighbours.forget(node)
         self._ring_if_due(jobs)
         return jobs
+
+    def _rescue_is_due(self) -> bool:
+        now = self._clock.now()
+        values = {"now": microseconds(now), "silent_before": operations.silent_before(now)}
+        [(is_due,)] = self._reader.read("rescue_is_due", values)
+        return bool(is_due)
+
+    async def expire(self, *, limit: int) -> Sequence[Job]:
+        await trio.lowlevel.checkpoint()
+        if not self._reader.read("late", {"now": microseconds(self._clock.now()), "limit": 1}):
+            return []
+        return await self._writer.submit(partial(operations.expire, limit=limit))
 
     async def prune(self, retention: Mapping[Status, timedelta], *, limit: int) -> int:
         return await self._writer.submit(partial(operations.prune, retention=retention, limit=limit))
@@ -151,8 +179,12 @@ class SqliteStore:
     async def dedicate(self, *, demo: bool) -> bool:
         return await self._writer.submit(partial(operations.dedicate, demo=demo))
 
-    async def beat(self, node: NodeId, *, stopping: bool = False) -> None:
-        await self._writer.submit(partial(operations.beat, node=node, stopping=stopping))
+    async def beat(self, node: NodeId, *, facts: NodeFacts | None = None, stopping: bool = False) -> None:
+        await self._writer.submit(partial(operations.beat, node=node, facts=facts, stopping=stopping))
+
+    async def nodes(self) -> Sequence[NodeSeen]:
+        await trio.lowlevel.checkpoint()
+        return nodes_from_rows(self._reader.read("nodes"), self._clock.now())
 
     def _ring_if_due(self, jobs: Sequence[Job]) -> None:
         now = self._clock.now()

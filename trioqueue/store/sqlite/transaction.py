@@ -9,7 +9,7 @@ import apsw
 
 from trioqueue.jobs.job import Job, Status
 from trioqueue.store.rows import Row, microseconds, microseconds_or_null
-from trioqueue.store.sqlite.queries import Queries
+from trioqueue.store.sql import Queries
 
 Values = Row | Mapping[str, object]
 """The values of a query's parameters: in order, or by name."""

@@ -19,8 +19,8 @@ import trio
 
 from trioqueue.clock import Clock, RunSync
 from trioqueue.errors import StoreUnavailable
+from trioqueue.store.sql import Queries
 from trioqueue.store.sqlite.connection import STORE_ERRORS, close, connect_writer, unavailable
-from trioqueue.store.sqlite.queries import Queries
 from trioqueue.store.sqlite.transaction import Transaction
 
 T = TypeVar("T")

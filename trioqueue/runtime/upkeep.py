@@ -1,0 +1,123 @@
+"""What a node does besides running jobs: says that it is alive, rescues, expires, prunes, and watches.
+
+Every chore is supervised. None of them is needed for what runs on this node; all nodes share them.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+from random import Random
+from typing import Never
+
+import trio
+
+from trioqueue.events import Events, JobsExpired, JobsPruned, JobsRescued
+from trioqueue.health import Health
+from trioqueue.jobs.job import NodeId, Status
+from trioqueue.runtime.processes import kill_orphans
+from trioqueue.runtime.supervise import Supervisor
+from trioqueue.store.protocol import NodeFacts, Store
+
+BEAT_SECONDS = 5.0
+RESCUE_SECONDS = 1.0
+EXPIRE_SECONDS = 1.0
+PRUNE_SECONDS = 20.0
+WATCH_SECONDS = 5.0
+
+RECOVERY_SECONDS = 1.0
+"""So long after the store failed, and then this often, a beat shows whether it is back."""
+
+RESCUE_BATCH = 500
+EXPIRE_BATCH = 500
+PRUNE_BATCH = 1000
+
+
+class Upkeep:
+    """The chores of one node."""
+
+    def __init__(
+        self,
+        store: Store,
+        node: NodeId,
+        facts: NodeFacts,
+        *,
+        retention: Mapping[Status, timedelta],
+        health: Health,
+        events: Events,
+        random: Random,
+    ) -> None:
+        self._store = store
+        self._node = node
+        self._facts = facts
+        self._retention = retention
+        self._health = health
+        self._events = events
+        self._random = random
+
+    def __repr__(self) -> str:
+        return f"<Upkeep of {self._node}>"
+
+    async def run(self, supervisor: Supervisor, *, stopping: trio.Event) -> None:
+        """Do the chores until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor.keep, "beat", partial(self._beats, supervisor))
+            nursery.start_soon(supervisor.every, RESCUE_SECONDS, "rescue", self._rescue)
+            nursery.start_soon(supervisor.every, EXPIRE_SECONDS, "expire", self._expire)
+            nursery.start_soon(supervisor.every, PRUNE_SECONDS, "prune", self._prune)
+            nursery.start_soon(supervisor.every, WATCH_SECONDS, "watch", self._look)
+            nursery.start_soon(self._say_that_it_stops, supervisor, stopping)
+
+    async def beat(self) -> None:
+        """Say that the node is alive, and who it is; shows that the store can be written."""
+        await self._store.beat(self._node, facts=self._facts)
+        self._health.store_written()
+
+    async def _beats(self, supervisor: Supervisor) -> Never:
+        """Every five seconds; soon after any call has failed, so that health sees at once when it is over."""
+        while True:
+            await supervisor.reach("beat", self.beat, longest_wait_seconds=RECOVERY_SECONDS)
+            self._health.turn("beat")
+            with trio.move_on_after(self._about(BEAT_SECONDS)):
+                await self._health.store_away.wait()
+                await trio.sleep(self._about(RECOVERY_SECONDS))
+
+    async def _say_that_it_stops(self, supervisor: Supervisor, stopping: trio.Event) -> None:
+        """What a stopped node must leave behind, because a handler would not end, is no crash."""
+        await stopping.wait()
+        await supervisor.reach("beat", partial(self._store.beat, self._node, stopping=True))
+
+    async def _rescue(self) -> None:
+        jobs = await self._store.rescue(limit=RESCUE_BATCH)
+        if jobs:
+            kill_orphans()
+            dead = [job.id for job in jobs if job.status is Status.DEAD]
+            rescued = JobsRescued(node=self._node, job_ids=[job.id for job in jobs], dead_ids=dead)
+            self._events.publish(rescued)
+
+    async def _expire(self) -> None:
+        """End what can no longer be in time; as many batches as there are."""
+        while jobs := await self._store.expire(limit=EXPIRE_BATCH):
+            self._health.turn("expire")
+            self._events.publish(JobsExpired(node=self._node, job_ids=[job.id for job in jobs]))
+            if len(jobs) < EXPIRE_BATCH:
+                break
+
+    async def _prune(self) -> None:
+        pruned = await self._store.prune(self._retention, limit=PRUNE_BATCH)
+        if pruned:
+            self._events.publish(JobsPruned(node=self._node, pruned=pruned))
+        while pruned == PRUNE_BATCH:
+            self._health.turn("prune")
+            pruned = await self._store.prune(self._retention, limit=PRUNE_BATCH)
+
+    async def _look(self) -> None:
+        """How long the first due job has waited: health tells whether that is too long."""
+        due_in = await self._store.next_due_in(self._types)
+        self._health.work_waits(0.0 if due_in is None else max(-due_in, 0.0))
+
+    @property
+    def _types(self) -> frozenset[str] | None:
+        return None if self._facts.types is None else frozenset(self._facts.types)
+
+    def _about(self, seconds: float) -> float:
+        return seconds * (0.9 + 0.2 * self._random.random())

@@ -1,0 +1,1 @@
+"""The store on a PostgreSQL server, which the nodes of many machines share."""
