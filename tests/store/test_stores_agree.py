@@ -1,26 +1,43 @@
-"""Memory and SQLite are driven through the same random histories and must never be told apart."""
+"""All stores are driven through the same random histories and must never be told apart.
+
+    python -m tests.store.test_stores_agree [EXAMPLES]
+
+runs more of them than the tests do: 3,000 if no number is given.
+"""
 
 import shutil
+import sys
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from queue import Queue
 from random import Random
 from typing import Any, TypeVar
 
+import psycopg
+import pytest
 import trio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
+from tests.postgres.server import Server, start_server
+from tests.store.postgres.conftest import RELAXED
 from trioqueue.clock import run_inline
 from trioqueue.errors import TrioqueueError
 from trioqueue.jobs.job import Claim, Job, Json, NewJob, NodeId, Status
 from trioqueue.jobs.outcome import Cancelled, Completed, Failed, Outcome, Released, Snoozed, TimedOut
 from trioqueue.store.open import open_store
-from trioqueue.store.protocol import Hint, JobFilter, Settlement, Store
+from trioqueue.store.protocol import SILENT_SECONDS, Hint, JobFilter, NodeFacts, Settlement, Store
 from trioqueue.testing.conformance import HandClock, new_job
 
 T = TypeVar("T")
@@ -29,7 +46,15 @@ NODES = st.sampled_from([NodeId("alice"), NodeId("bob")])
 TYPES = st.sampled_from(["noop", "mail"])
 QUEUES = st.sampled_from(["default", "slow"])
 SECONDS = st.sampled_from([0.0, 0.5, 1.0, 3.0, 60.0])
+LONG_SECONDS = st.sampled_from([*[0.0, 0.5, 1.0, 3.0, 60.0] * 2, SILENT_SECONDS, 1000.0])
 LIMITS = st.integers(1, 4)
+FACTS = st.sampled_from(
+    [
+        NodeFacts(workers=0, types=()),
+        NodeFacts(workers=3, types=("mail", "noop")),
+        NodeFacts(workers=1, types=None),
+    ]
+)
 OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(
     [
         Completed(Json(b"1")),
@@ -52,13 +77,13 @@ class Constant(Random):
 
 
 class Loop:
-    """Two open stores in a Trio loop of their own, in a thread, so that plain code can call them."""
+    """An open store of each kind in a Trio loop of its own, in a thread: plain code can call them."""
 
-    def __init__(self, path: Path, clock: HandClock) -> None:
+    def __init__(self, path: Path, database: str, clock: HandClock) -> None:
         self._ready: Queue[list[Store]] = Queue()
-        self._thread = threading.Thread(target=trio.run, args=(self._run, path, clock))
+        self._thread = threading.Thread(target=trio.run, args=(self._run, path, database, clock))
         self._thread.start()
-        self.memory, self.sqlite = self._ready.get()
+        self.stores = self._ready.get()
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
         return trio.from_thread.run(function, trio_token=self._token)
@@ -67,15 +92,17 @@ class Loop:
         trio.from_thread.run_sync(self._stopping.set, trio_token=self._token)
         self._thread.join()
 
-    async def _run(self, path: Path, clock: HandClock) -> None:
+    async def _run(self, path: Path, database: str, clock: HandClock) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._stopping = trio.Event()
         options: dict[str, Any] = {"clock": clock, "random": Constant(), "node": NodeId("alice")}
         async with (
             open_store("memory:", **options) as memory,
             open_store(f"sqlite:///{path}", run_sync=run_inline, **options) as sqlite,
+            open_store(database, postgres=RELAXED, **options) as postgres,
         ):
-            self._ready.put([memory, sqlite])
+            empty(database)
+            self._ready.put([memory, sqlite, postgres])
             await self._stopping.wait()
 
 
@@ -84,7 +111,8 @@ NEW_JOBS = st.fixed_dictionaries(
         "type": TYPES,
         "queue": QUEUES,
         "priority": st.integers(-1, 1),
-        "delay": st.none() | SECONDS,
+        "due_in": st.none() | SECONDS,
+        "delay_seconds": st.none() | SECONDS,
         "deadline": st.none() | SECONDS,
         "unique_key": st.none() | st.sampled_from("kl"),
         "tags": st.lists(st.sampled_from("abc"), max_size=3).map(tuple),
@@ -98,16 +126,19 @@ def has_claims(machine: "StoresAgree") -> bool:
 
 
 class StoresAgree(RuleBasedStateMachine):
-    """Every rule makes the same call on both, and compares the answers and the hints."""
+    """Every rule makes the same call on all stores, and compares the answers and the hints."""
+
+    database: str
+    """Of PostgreSQL; set before the first example."""
 
     @initialize(fields=st.lists(NEW_JOBS, min_size=3, max_size=8))
     def open(self, fields: list[dict[str, Any]]) -> None:
         self.directory = tempfile.mkdtemp()
         self.clock = HandClock()
-        self.loop = Loop(Path(self.directory) / "jobs.db", self.clock)
-        self.hints: tuple[list[Hint], list[Hint]] = ([], [])
-        self.loop.memory.listen(self.hints[0].append)
-        self.loop.sqlite.listen(self.hints[1].append)
+        self.loop = Loop(Path(self.directory) / "jobs.db", self.database, self.clock)
+        self.hints: list[list[Hint]] = [[] for _ in self.loop.stores]
+        for store, hints in zip(self.loop.stores, self.hints, strict=True):
+            store.listen(hints.append)
         self.new: list[NewJob] = []
         self.claims: list[Claim] = []
         self.enqueue(fields)
@@ -117,19 +148,20 @@ class StoresAgree(RuleBasedStateMachine):
             self.loop.stop()
             shutil.rmtree(self.directory)
 
-    def both(self, call: Callable[[Store], Awaitable[T]]) -> T | str:
+    def all(self, call: Callable[[Store], Awaitable[T]]) -> T | str:
         async def answer(store: Store) -> T | str:
             try:
                 return await call(store)
             except TrioqueueError as error:
                 return repr(error)
 
-        async def answers() -> tuple[T | str, T | str]:
-            return await answer(self.loop.memory), await answer(self.loop.sqlite)
+        async def answers() -> list[T | str]:
+            return [await answer(store) for store in self.loop.stores]
 
-        first, second = self.loop.call(answers)
-        assert first == second
-        assert self.hints[0] == self.hints[1]
+        first, *others = self.loop.call(answers)
+        for store, other in zip(self.loop.stores[1:], others, strict=True):
+            assert other == first, store
+        assert all(hints == self.hints[0] for hints in self.hints)
         return first
 
     def some_claims(self, data: st.DataObject) -> list[Claim]:
@@ -142,12 +174,20 @@ class StoresAgree(RuleBasedStateMachine):
     def enqueue(self, fields: list[dict[str, Any]]) -> None:
         new = [self.a_new_job(**chosen) for chosen in fields]
         self.new += new
-        self.both(lambda store: store.enqueue(new))
+        self.all(lambda store: store.enqueue(new))
 
-    def a_new_job(self, *, delay: float | None, deadline: float | None, **fields: Any) -> NewJob:
+    def a_new_job(
+        self,
+        *,
+        due_in: float | None,
+        delay_seconds: float | None,
+        deadline: float | None,
+        **fields: Any,
+    ) -> NewJob:
         now = self.clock.now()
         return new_job(
-            run_at=None if delay is None else now + timedelta(seconds=delay),
+            run_at=None if due_in is None else now + timedelta(seconds=due_in),
+            delay_seconds=delay_seconds if due_in is None else None,
             deadline_at=None if deadline is None else now + timedelta(seconds=deadline),
             **fields,
         )
@@ -155,17 +195,15 @@ class StoresAgree(RuleBasedStateMachine):
     @rule(data=st.data())
     def enqueue_again(self, data: st.DataObject) -> None:
         again = [self.some_job(data)]
-        self.both(lambda store: store.enqueue(again))
+        self.all(lambda store: store.enqueue(again))
 
-    @rule(seconds=SECONDS)
+    @rule(seconds=LONG_SECONDS)
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
     @rule(node=NODES, types=st.none() | st.frozensets(TYPES), limit=LIMITS, lease=SECONDS)
     def claim(self, node: NodeId, types: frozenset[str] | None, limit: int, lease: float) -> None:
-        claims = self.both(
-            lambda store: store.claim(node=node, types=types, limit=limit, lease_seconds=lease)
-        )
+        claims = self.all(lambda store: store.claim(node=node, types=types, limit=limit, lease_seconds=lease))
         assert not isinstance(claims, str)
         self.claims += claims
 
@@ -173,39 +211,43 @@ class StoresAgree(RuleBasedStateMachine):
     @rule(data=st.data(), outcome=OUTCOMES, worker=st.none() | st.integers(0, 9))
     def settle(self, data: st.DataObject, outcome: Outcome, worker: int | None) -> None:
         claim = self.some_claims(data)[0]
-        self.both(lambda store: store.settle([Settlement(claim, outcome, worker)]))
+        self.all(lambda store: store.settle([Settlement(claim, outcome, worker)]))
 
     @precondition(has_claims)
     @rule(data=st.data(), seconds=SECONDS)
     def renew(self, data: st.DataObject, seconds: float) -> None:
-        claims = self.some_claims(data)
-        self.both(lambda store: store.renew(claims, lease_seconds=seconds))
+        claims = list({(claim.job.id, claim.epoch): claim for claim in self.some_claims(data)}.values())
+        self.all(lambda store: store.renew(claims, lease_seconds=seconds))
 
     @precondition(has_claims)
     @rule(data=st.data())
     def progress(self, data: st.DataObject) -> None:
         claim = self.some_claims(data)[0]
-        self.both(lambda store: store.progress(claim, Json(b"0.5")))
+        self.all(lambda store: store.progress(claim, Json(b"0.5")))
 
     @precondition(has_claims)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         claims = self.some_claims(data)
-        self.both(lambda store: store.release(claims))
+        self.all(lambda store: store.release(claims))
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         job_id = self.some_job(data).id
-        self.both(lambda store: store.cancel(job_id))
+        self.all(lambda store: store.cancel(job_id))
 
     @rule(limit=LIMITS)
     def rescue(self, limit: int) -> None:
-        self.both(lambda store: store.rescue(limit=limit))
+        self.all(lambda store: store.rescue(limit=limit))
+
+    @rule(limit=LIMITS)
+    def expire(self, limit: int) -> None:
+        self.all(lambda store: store.expire(limit=limit))
 
     @rule(retention=st.dictionaries(st.sampled_from(Status), SECONDS), limit=LIMITS)
     def prune(self, retention: dict[Status, float], limit: int) -> None:
         kept_for = {status: timedelta(seconds=seconds) for status, seconds in retention.items()}
-        self.both(lambda store: store.prune(kept_for, limit=limit))
+        self.all(lambda store: store.prune(kept_for, limit=limit))
 
     @rule(
         status=st.none() | st.sampled_from(Status),
@@ -223,30 +265,66 @@ class StoresAgree(RuleBasedStateMachine):
                 seen.append(page.jobs)
             return seen
 
-        self.both(pages)
+        self.all(pages)
 
     @rule(types=st.none() | st.frozensets(TYPES))
-    def next_due_at(self, types: frozenset[str] | None) -> None:
-        self.both(lambda store: store.next_due_at(types))
+    def next_due_in(self, types: frozenset[str] | None) -> None:
+        self.all(lambda store: store.next_due_in(types))
+
+    @rule(node=NODES, facts=st.none() | FACTS, stopping=st.booleans())
+    def beat(self, node: NodeId, facts: NodeFacts | None, stopping: bool) -> None:
+        self.all(lambda store: store.beat(node, facts=facts, stopping=stopping))
 
     @rule(data=st.data())
     def attempts(self, data: st.DataObject) -> None:
         job_id = self.some_job(data).id
-        self.both(lambda store: store.attempts(job_id))
+        self.all(lambda store: store.attempts(job_id))
 
     @invariant()
-    def the_jobs_and_the_counts_are_the_same(self) -> None:
+    def the_jobs_the_counts_and_the_nodes_are_the_same(self) -> None:
         async def everything(store: Store) -> object:
             counts = {(count.queue, count.type, count.status, count.jobs) for count in await store.counts()}
-            return (await store.list(JobFilter(), limit=1000)).jobs, counts
+            return (await store.list(JobFilter(), limit=1000)).jobs, counts, await store.nodes()
 
-        self.both(everything)
+        self.all(everything)
 
 
-TestStoresAgree = StoresAgree.TestCase
-TestStoresAgree.settings = settings(
-    max_examples=100,
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+def empty(database: str) -> None:
+    """A new schema for each example would take longer than the example."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'trioqueue'").fetchall()
+        tables = [f"trioqueue.{name}" for (name,) in rows if name != "meta"]
+        connection.execute(f"TRUNCATE {', '.join(tables)}".encode())
+
+
+def histories(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def database(postgres_server: Server) -> Iterator[None]:
+    StoresAgree.database = postgres_server.create_database("agree")
+    yield
+    postgres_server.drop_database("agree")
+
+
+@pytest.mark.timeout(900)
+class TestStoresAgree(StoresAgree.TestCase):  # type: ignore[misc, valid-type]  # made at run time
+    settings = histories(300)
+
+
+def main() -> None:
+    examples = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000
+    with start_server(fsync=False) as server:
+        StoresAgree.database = server.create_database("agree")
+        run_state_machine_as_test(StoresAgree, settings=histories(examples))
+    sys.stdout.write(f"{examples} histories: the stores agree\n")
+
+
+if __name__ == "__main__":
+    main()

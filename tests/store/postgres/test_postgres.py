@@ -1,0 +1,415 @@
+"""What only the PostgreSQL store has: a server's clock, names of its own, answers that get lost."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+
+import psycopg
+import pytest
+import trio
+
+from tests.postgres.server import Server
+from tests.store.postgres.conftest import RELAXED, OpenStore
+from trioqueue.clock import WallClock
+from trioqueue.errors import ConfigError, LeaseLost, NotSupported, StoreUnavailable
+from trioqueue.jobs.job import Json, NodeId, Status
+from trioqueue.jobs.outcome import Completed, Failed, Released
+from trioqueue.store.open import open_store
+from trioqueue.store.postgres.options import PostgresOptions
+from trioqueue.store.postgres.store import PostgresStore
+from trioqueue.store.protocol import Hint, Settlement, Store
+from trioqueue.testing.conformance import (
+    ALICE,
+    BOB,
+    HandClock,
+    claim,
+    claim_one,
+    enqueue,
+    everything,
+    new_job,
+    settle,
+)
+
+ANY = None
+
+
+@pytest.fixture
+async def store(open_postgres: OpenStore) -> AsyncIterator[Store]:
+    async with open_postgres() as store:
+        yield store
+
+
+def ask(url: str, sql: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(sql.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+# The server's clock
+
+
+class WrongClock(WallClock):
+    """A node whose clock is years off."""
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(days=3650)
+
+
+async def test_the_servers_clock_decides_and_not_the_nodes(open_postgres: OpenStore) -> None:
+    async with open_postgres(clock=WrongClock()) as store:
+        later = await enqueue(store, delay_seconds=3600)
+        job = await enqueue(store)
+        assert abs((job.created_at - WallClock().now()).total_seconds()) < 60
+        claimed = await claim_one(store, lease_seconds=30)
+        assert claimed.job.id == job.id
+        assert await claim(store) == []
+        assert await store.rescue(limit=10) == []
+        seconds = await store.next_due_in(ANY)
+        assert seconds is not None
+        assert 3590 < seconds <= 3600
+        assert (await store.get(later.id)).status is Status.PENDING
+
+
+async def test_a_schema_for_tests_is_no_schema_for_work(open_postgres: OpenStore) -> None:
+    async with open_postgres(clock=HandClock()):
+        pass
+    with pytest.raises(ConfigError, match="made for virtual time"):
+        async with open_postgres():
+            pass
+
+
+async def test_a_schema_for_work_is_no_schema_for_tests(open_postgres: OpenStore) -> None:
+    async with open_postgres() as store:
+        await enqueue(store)
+    with pytest.raises(ConfigError, match="made for real time"):
+        async with open_postgres(clock=HandClock()):
+            pass
+
+
+# What a server must promise
+
+
+@pytest.mark.parametrize("setting", ["synchronous_commit", "fsync"])
+async def test_a_server_that_does_not_flush_is_refused_unless_that_is_wanted(
+    postgres_database: str, postgres_server: Server, open_postgres: OpenStore, setting: str
+) -> None:
+    if setting == "synchronous_commit":
+        name = postgres_database.rpartition("/")[2]
+        ask(postgres_database, f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    with pytest.raises(ConfigError, match=rf"{setting}=off.*crash would lose jobs.*RELAXED_DURABILITY"):
+        async with open_postgres(postgres=PostgresOptions()):
+            pass
+    async with open_postgres(postgres=PostgresOptions(relaxed_durability=True)) as store:
+        await enqueue(store)
+
+
+async def test_a_database_in_another_encoding_is_refused(
+    postgres_url: str, postgres_names: Any, open_postgres: OpenStore
+) -> None:
+    name = next(postgres_names)
+    ask(
+        postgres_url,
+        f"CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'",
+    )
+    url = postgres_url.rpartition("/")[0] + "/" + name
+    with pytest.raises(ConfigError, match="LATIN1"):
+        async with open_store(url, clock=WallClock(), random=Random(0), node=ALICE, postgres=RELAXED):
+            pass
+    ask(postgres_url, f"DROP DATABASE {name}")
+
+
+async def test_a_role_without_rights_is_told_what_to_do(
+    postgres_database: str, open_postgres: OpenStore
+) -> None:
+    ask(postgres_database, "DROP ROLE IF EXISTS guest")
+    ask(postgres_database, "CREATE ROLE guest LOGIN")
+    guest = postgres_database.replace("//postgres@", "//guest@")
+    with pytest.raises(ConfigError, match="trioqueue migrate"):
+        async with open_store(guest, clock=WallClock(), random=Random(0), node=ALICE, postgres=RELAXED):
+            pass
+    ask(postgres_database, "DROP ROLE guest")
+
+
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    url = "postgresql://postgres:secret@127.0.0.1:1/nowhere"
+    with pytest.raises(StoreUnavailable) as raised:
+        async with open_store(url, clock=WallClock(), random=Random(0), node=ALICE):
+            pass
+    assert "secret" not in str(raised.value)
+
+
+# Names
+
+
+async def test_two_services_share_a_database_and_see_nothing_of_each_other(
+    open_postgres: OpenStore, postgres_database: str
+) -> None:
+    other_schema = replace(RELAXED, schema="other")
+    other_prefix = replace(RELAXED, table_prefix="second_")
+    async with (
+        open_postgres() as one,
+        open_postgres(postgres=other_schema) as two,
+        open_postgres(postgres=other_prefix) as three,
+    ):
+        for store in (one, two, three):
+            await enqueue(store, unique_key="the same")
+        for store in (one, two, three):
+            assert len(await claim(store)) == 1
+            assert [(count.status, count.jobs) for count in await store.counts()] == [(Status.PROCESSING, 1)]
+    tables = {
+        name
+        for (name,) in ask(
+            postgres_database, "SELECT tablename FROM pg_tables WHERE schemaname = 'trioqueue'"
+        )
+    }
+    assert {"live", "second_live"} <= tables
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"schema": 'x"; DROP TABLE jobs; --'},
+        {"schema": "Upper"},
+        {"schema": "pg_mine"},
+        {"schema": ""},
+        {"schema": "x" * 41},
+        {"table_prefix": "no-dash"},
+        {"table_prefix": "1st"},
+        {"channel": "not a name"},
+    ],
+)
+async def test_names_that_are_not_plain_are_refused(open_postgres: OpenStore, names: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="cannot be used"):
+        async with open_postgres(postgres=replace(RELAXED, **names)):
+            pass
+
+
+# Answers that get lost
+
+
+class LostAnswers:
+    """Stands between the store and its database: carries calls out, and says that it could not."""
+
+    def __init__(self, store: Store) -> None:
+        assert isinstance(store, PostgresStore)
+        self._database = store._database
+        self._lost: set[str] = set()
+        store._database = self  # type: ignore[assignment]
+
+    def lose_next(self, query: str) -> None:
+        self._lost.add(query)
+
+    async def rows(self, query: str, *args: Any, **options: Any) -> Any:
+        rows = await self._database.rows(query, *args, **options)
+        if query in self._lost:
+            self._lost.discard(query)
+            raise StoreUnavailable("the answer was lost")
+        return rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+async def test_a_claim_whose_answer_was_lost_is_given_back_and_is_no_crash(store: Store) -> None:
+    answers = LostAnswers(store)
+    job = await enqueue(store)
+    answers.lose_next("claim")
+    with pytest.raises(StoreUnavailable):
+        await claim(store, node=NodeId("node"))
+    assert (await store.get(job.id)).status is Status.PROCESSING
+    again = await claim_one(store, node=NodeId("node"))
+    assert (again.job.attempt, again.job.crash_count, again.epoch) == (1, 0, 2)
+
+
+async def test_a_settlement_whose_answer_was_lost_is_found_in_the_ledger(store: Store) -> None:
+    answers = LostAnswers(store)
+    await enqueue(store)
+    claimed = await claim_one(store)
+    settlement = Settlement(claimed, Completed(Json(b"1")), 3)
+    answers.lose_next("settle")
+    with pytest.raises(StoreUnavailable):
+        await store.settle([settlement])
+    (job,) = await store.settle([settlement])
+    assert job is not None
+    assert (job.status, job.result) == (Status.COMPLETED, Json(b"1"))
+    assert len(await store.attempts(job.id)) == 1
+    assert await store.settle([settlement]) == [None]
+
+
+async def test_a_settlement_that_somebody_else_made_is_not_taken_for_ours(store: Store) -> None:
+    answers = LostAnswers(store)
+    await enqueue(store)
+    claimed = await claim_one(store)
+    answers.lose_next("settle")
+    with pytest.raises(StoreUnavailable):
+        await store.settle([Settlement(claimed, Completed(), 3)])
+    assert await store.settle([Settlement(claimed, Failed("late"), 3)]) == [None]
+
+
+async def test_a_deadlock_is_tried_again(store: Store, postgres_database: str) -> None:
+    """Calls that enqueue the same keys in opposite order."""
+    async with trio.open_nursery() as nursery:
+        for keys in (("a", "b"), ("b", "a")) * 5:
+            nursery.start_soon(store.enqueue, [new_job(unique_key=key) for key in keys])
+    assert len(await everything(store)) == 2
+
+
+async def test_one_id_sent_many_times_at_once_is_kept_once(store: Store) -> None:
+    new = new_job()
+    answers: list[bool] = []
+
+    async def send() -> None:
+        (answer,) = await store.enqueue([new])
+        answers.append(answer.created)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(send)
+    assert sorted(answers) == [False] * 19 + [True]
+
+
+# Many nodes
+
+
+async def test_a_claim_does_not_wait_for_jobs_that_somebody_holds(
+    store: Store, postgres_database: str
+) -> None:
+    first, second = await enqueue(store), await enqueue(store)
+    with psycopg.connect(postgres_database) as connection:
+        connection.execute("SELECT FROM trioqueue.live ORDER BY seq LIMIT 1 FOR UPDATE")
+        with trio.fail_after(3):
+            assert [claimed.job.id for claimed in await claim(store)] == [second.id]
+    assert [claimed.job.id for claimed in await claim(store)] == [first.id]
+
+
+async def test_nodes_that_do_everything_at_once_lose_nothing(open_postgres: OpenStore) -> None:
+    """Claims, settlements, renewals, rescues and cancels of two nodes, all at the same time."""
+    async with open_postgres() as one, open_postgres(node=BOB) as two:
+        jobs = [
+            answer.job.id for answer in await one.enqueue([new_job(max_attempts=1000) for _ in range(60)])
+        ]
+        ended: set[str] = set()
+
+        async def work(store: Store, node: NodeId, number: int) -> None:
+            for turn in range(25):
+                claims = await claim(store, 7, node=node, lease_seconds=0.01 if turn % 5 == 0 else 30)
+                await store.renew(claims, lease_seconds=0.01 if turn % 7 == 0 else 30)
+                outcomes = (Completed(), Released("again"), Failed("no"))
+                await store.settle(
+                    [Settlement(c, outcomes[(turn + n) % 3], number) for n, c in enumerate(claims)]
+                )
+                await store.rescue(limit=5)
+
+        async def cancel(store: Store) -> None:
+            for job_id in jobs[::7]:
+                await store.cancel(job_id)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(work, one, ALICE, number)
+                nursery.start_soon(work, two, BOB, number)
+            nursery.start_soon(cancel, one)
+        for job in await everything(one):
+            attempts = await one.attempts(job.id)
+            assert len({attempt.epoch for attempt in attempts}) == len(attempts)
+            completed = [attempt for attempt in attempts if attempt.outcome == "completed"]
+            assert len(completed) == (job.status is Status.COMPLETED)
+            ended.add(job.id)
+        assert ended == set(jobs)
+        counted = sum(count.jobs for count in await two.counts())
+        assert counted == len(jobs)
+
+
+async def test_hints_reach_the_other_node(open_postgres: OpenStore) -> None:
+    async with open_postgres() as one, open_postgres(node=BOB) as two:
+        heard = trio.Event()
+        with trio.fail_after(10):
+            while not heard.is_set():
+                two.listen(lambda hint: heard.set() if hint is Hint.WORK else None)
+                await enqueue(one)
+                with trio.move_on_after(0.2):
+                    await heard.wait()
+
+
+# Transactions of handlers
+
+
+@pytest.fixture
+def orders(postgres_database: str) -> str:
+    ask(postgres_database, "CREATE TABLE orders (id int)")
+    return postgres_database
+
+
+async def test_a_handlers_rows_and_the_settlement_are_committed_together(store: Store, orders: str) -> None:
+    await enqueue(store)
+    claimed = await claim_one(store)
+    async with store.transaction(claimed, worker=4) as completion:
+        await completion.connection.execute("INSERT INTO orders VALUES (7)")
+        completion.result = Json(b'"paid"')
+        assert ask(orders, "SELECT * FROM orders") == []
+        assert (await store.get(claimed.job.id)).status is Status.PROCESSING
+    assert completion.job is not None
+    assert (completion.job.status, completion.job.result) == (Status.COMPLETED, Json(b'"paid"'))
+    assert await store.get(claimed.job.id) == completion.job
+    assert ask(orders, "SELECT * FROM orders") == [(7,)]
+    (attempt,) = await store.attempts(claimed.job.id)
+    assert (attempt.outcome, attempt.worker) == ("completed", 4)
+
+
+async def test_a_lost_lease_rolls_the_handlers_rows_back(store: Store, orders: str) -> None:
+    await enqueue(store)
+    late = await claim_one(store, lease_seconds=0)
+    await store.rescue(limit=1)
+    current = await claim_one(store, node=BOB)
+    with pytest.raises(LeaseLost):
+        async with store.transaction(late, worker=1) as completion:
+            await completion.connection.execute("INSERT INTO orders VALUES (7)")
+    assert ask(orders, "SELECT * FROM orders") == []
+    assert (await settle(store, current, Completed())).status is Status.COMPLETED
+
+
+async def test_an_error_in_the_block_settles_nothing(store: Store, orders: str) -> None:
+    await enqueue(store)
+    claimed = await claim_one(store)
+    with pytest.raises(psycopg.errors.DivisionByZero):  # noqa: PT012
+        async with store.transaction(claimed, worker=1) as completion:
+            await completion.connection.execute("INSERT INTO orders VALUES (7)")
+            await completion.connection.execute("SELECT 1 / 0")
+    assert ask(orders, "SELECT * FROM orders") == []
+    assert (await settle(store, claimed, Completed())).status is Status.COMPLETED
+
+
+async def test_a_cancelled_block_settles_nothing(store: Store, orders: str) -> None:
+    await enqueue(store)
+    claimed = await claim_one(store)
+    with trio.move_on_after(0.1) as scope:
+        async with store.transaction(claimed, worker=1) as completion:
+            await completion.connection.execute("INSERT INTO orders VALUES (7)")
+            await completion.connection.execute("SELECT pg_sleep(30)")
+    assert scope.cancelled_caught
+    assert ask(orders, "SELECT * FROM orders") == []
+    assert (await settle(store, claimed, Completed())).status is Status.COMPLETED
+
+
+async def test_a_handler_may_use_savepoints(store: Store, orders: str) -> None:
+    await enqueue(store)
+    claimed = await claim_one(store)
+    async with store.transaction(claimed, worker=1) as completion:
+        connection = completion.connection
+        await connection.execute("INSERT INTO orders VALUES (1)")
+        with pytest.raises(psycopg.errors.DivisionByZero):  # noqa: PT012
+            async with connection.transaction():
+                await connection.execute("INSERT INTO orders VALUES (2)")
+                await connection.execute("SELECT 1 / 0")
+    assert ask(orders, "SELECT * FROM orders") == [(1,)]
+
+
+async def test_other_stores_cannot_do_that() -> None:
+    async with open_store("memory:", clock=WallClock(), random=Random(0), node=ALICE) as store:
+        await enqueue(store)
+        claimed = await claim_one(store)
+        with pytest.raises(NotSupported):
+            async with store.transaction(claimed, worker=1):
+                pass

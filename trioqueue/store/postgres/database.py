@@ -1,0 +1,146 @@
+"""Runs queries by name: each in one round trip, within a deadline, and again where that is safe."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Protocol
+
+import psycopg
+import trio
+from psycopg.adapt import Loader
+
+from trioqueue.clock import Clock
+from trioqueue.errors import StoreUnavailable
+from trioqueue.store.postgres.connection import TrioConnection, is_retryable, unavailable
+from trioqueue.store.postgres.pool import Pool
+from trioqueue.store.postgres.rows import InstantLoader, Row
+from trioqueue.store.sql import Queries
+
+REQUEST_SECONDS = 1.5
+"""For calls that a client waits for: an HTTP answer is due within two seconds, whatever the server does."""
+
+LOOP_SECONDS = 5.0
+"""For the calls of a node's own loops."""
+
+COLLISIONS = 5
+"""So often a statement is repeated that the server rolled back because it met another one."""
+
+Values = Mapping[str, Any]
+"""The values of a query's parameters; what the driver can adapt."""
+
+
+class Commit(Protocol):
+    """Ends a transaction with one more query."""
+
+    async def __call__(self, query: str, values: Values, *, or_else: Exception) -> list[Row]: ...
+
+
+class Database:
+    """The queries of one schema, on the connections of a pool."""
+
+    def __init__(self, pool: Pool, queries: Queries, clock: Clock | None) -> None:
+        self._pool = pool
+        self._queries = {name: sql.encode() for name, sql in queries.items()}
+        self._clock = clock
+
+    async def rows(
+        self,
+        query: str,
+        values: Values | None = None,
+        *,
+        within: float = LOOP_SECONDS,
+        repeatable: bool = False,
+        **parts: str,
+    ) -> list[Row]:
+        """All rows of a query. `parts` are SQL that stands in for their names in braces.
+
+        `within` seconds, for waiting and for the answer. A `repeatable` query is sent once more when
+        its connection breaks: it comes to the same whether it was carried out once or twice. Raises
+        `StoreUnavailable`; whether the query was carried out is then not known.
+        """
+        sql = self._queries[query]
+        for name, part in parts.items():
+            sql = sql.replace(f"{{{name}}}".encode(), part.encode())
+        deadline = trio.current_time() + within
+        try:
+            return await self._try(sql, values, within)
+        except StoreUnavailable:
+            left = deadline - trio.current_time()
+            if not repeatable or left < within / 4:
+                raise
+        return await self._try(sql, values, left)
+
+    async def _try(self, sql: bytes, values: Values | None, within: float) -> list[Row]:
+        async with self._pool.connection(within) as connection:
+            for attempt in range(COLLISIONS):
+                try:
+                    return await self._run(connection, sql, values)
+                except psycopg.Error as error:
+                    if not is_retryable(error) or attempt == COLLISIONS - 1:
+                        raise
+        raise AssertionError("the last collision was raised")
+
+    async def _run(
+        self,
+        connection: TrioConnection,
+        sql: bytes,
+        values: Values | None,
+        instants: type[Loader] | None = None,
+    ) -> list[Row]:
+        """Run SQL on a connection that is in hand. `instants`: how to read them, if it does not know."""
+        if self._clock is not None:
+            now = self._clock.now().isoformat()
+            await connection.execute("SELECT set_config('virtual.now', %s, false)", [now])
+        cursor = connection.cursor(binary=True)
+        if instants is not None:
+            cursor.adapters.register_loader("timestamptz", instants)
+        await cursor.execute(sql, values)
+        return await cursor.fetchall() if cursor.description is not None else []
+
+    def sql(self, query: str) -> str:
+        """The text of a query."""
+        return self._queries[query].decode()
+
+    @asynccontextmanager
+    async def transaction(self, connection: TrioConnection) -> AsyncIterator[Commit]:
+        """A transaction on a handler's connection. Call what this yields as the last thing in the block.
+
+        It runs one more query and commits, or raises `or_else` when the query returns no row. Once
+        that has begun it cannot be cancelled. Whatever is raised in the block rolls everything back.
+        """
+
+        async def commit(query: str, values: Values, *, or_else: Exception) -> list[Row]:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            rows: list[Row] = []
+            with trio.CancelScope(shield=True), _in_plain_words(), _answer_within(LOOP_SECONDS):
+                rows = await self._run(connection, self._queries[query], values, InstantLoader)
+                if not rows:
+                    raise or_else
+                await connection.execute("COMMIT")
+            return rows
+
+        try:
+            with _in_plain_words():
+                await connection.execute("BEGIN")
+            yield commit
+        except BaseException:
+            with connection.cleanup(), suppress(psycopg.Error):
+                await connection.execute("ROLLBACK")
+            raise
+
+
+@contextmanager
+def _answer_within(seconds: float) -> Iterator[None]:
+    try:
+        with trio.fail_after(seconds):
+            yield
+    except trio.TooSlowError:
+        raise StoreUnavailable(f"no answer within {seconds:g} s") from None
+
+
+@contextmanager
+def _in_plain_words() -> Iterator[None]:
+    """Raise `StoreUnavailable` for what is the server's trouble and not that of the query."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise unavailable(error) or error from None

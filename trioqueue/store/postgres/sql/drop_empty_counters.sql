@@ -1,0 +1,1 @@
+DELETE FROM trioqueue.counters WHERE jobs = 0;

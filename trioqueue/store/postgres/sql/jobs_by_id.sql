@@ -1,0 +1,1 @@
+SELECT {job_columns} FROM trioqueue.jobs AS jobs WHERE id = ANY (%(ids)s::uuid[]);

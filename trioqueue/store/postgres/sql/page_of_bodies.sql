@@ -1,0 +1,2 @@
+SELECT seq FROM trioqueue.bodies AS bodies
+WHERE seq < %(before)s {filters}
