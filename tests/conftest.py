@@ -9,6 +9,8 @@ import pytest
 
 from tests.postgres.server import Server, start_server
 
+pytest.register_assert_rewrite("trioqueue.testing.conformance")
+
 ROOT = Path(__file__).parent.parent
 
 

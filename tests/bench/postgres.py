@@ -1,6 +1,6 @@
 """The PostgreSQL store, measured beside the server alone: rates, drain, latency between nodes, growth.
 
-    python -m tests.bench.postgres [rates] [drain] [latency] [growth]
+    python -m tests.bench.postgres [rates] [drain] [cost] [latency] [growth]
 
 Starts a server of its own, which flushes. Everything is on this machine and bounded. Absolute figures
 depend on it; quote the ratios.
@@ -13,10 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import trio
@@ -141,11 +141,15 @@ def drain(server: Server) -> None:
 
 
 def drained_by_two(server: Server) -> float:
-    """Jobs per second of two worker processes, by the ledger: first start to last end."""
     url = fresh(server)
     trio.run(fill, url, JOBS)
+    return drained_by_workers(2, url)
+
+
+def drained_by_workers(count: int, url: str) -> float:
+    """Jobs per second of worker processes, by the ledger: first start to last end."""
     environment = {"TRIOQUEUE_STORE": url, "TRIOQUEUE_HANDLERS": "tests.bench.postgres:handlers"}
-    with processes(2, environment), psycopg.connect(url, autocommit=True) as connection:
+    with processes(count, environment), psycopg.connect(url, autocommit=True) as connection:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             row = connection.execute("SELECT count(*) FROM trioqueue.live").fetchone()
@@ -181,13 +185,63 @@ def processes(count: int, environment: dict[str, str]) -> Iterator[None]:
             process.wait(60)
 
 
+def cost(server: Server) -> None:
+    """What one job takes of the server and of a node: processor time, log and disk. For sizing."""
+    url = fresh(server)
+    before = usage(server)
+    trio.run(fill, url, JOBS)
+    enqueued = usage(server)
+    drained_by_workers(1, url)
+    drained = usage(server)
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT sum(pg_total_relation_size(oid)) FROM pg_class"
+            " WHERE relkind = 'r' AND relnamespace = 'trioqueue'::regnamespace"
+        ).fetchone()
+    assert row is not None
+    for what, start, end in (
+        ("enqueue, batches of 1,000", before, enqueued),
+        ("claim, run, settle", enqueued, drained),
+    ):
+        print(
+            f"{what}: server {(end.cpu - start.cpu) / JOBS * 1e6:.0f} µs of CPU, "
+            f"log {(end.log - start.log) / JOBS:,.0f} bytes a job",
+            flush=True,
+        )
+    print(f"a finished job takes {float(row[0]) / JOBS:,.0f} bytes of disk", flush=True)
+
+
+class Usage(NamedTuple):
+    """What a server has used so far: seconds of processor time, bytes of write-ahead log."""
+
+    cpu: float
+    log: float
+
+
+def usage(server: Server) -> Usage:
+    time.sleep(1)  # backends that have just ended are counted with their parent
+    postmaster = int((server.directory / "data" / "postmaster.pid").read_text().split()[0])
+    ticks = 0
+    for entry in Path("/proc").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if entry.name.isdigit():
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(entry.name) == postmaster:
+                    ticks += sum(map(int, fields[11:15]))
+                elif int(fields[1]) == postmaster:
+                    ticks += sum(map(int, fields[11:13]))
+    [(log,)] = server.psql("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')")
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), float(log))
+
+
 def latency(server: Server) -> None:
     """From the handing-over on one node to the start of the handler on another, both idle."""
     url = fresh(server)
     seconds = sorted(trio.run(latencies, url))
     print(
         f"enqueue on one node to start on another, {len(seconds)} jobs: "
-        f"p50 {seconds[len(seconds) // 2] * 1000:.2f} ms, p99 {seconds[int(len(seconds) * 0.99)] * 1000:.2f} ms",
+        f"p50 {seconds[len(seconds) // 2] * 1000:.2f} ms, "
+        f"p99 {seconds[int(len(seconds) * 0.99)] * 1000:.2f} ms",
         flush=True,
     )
 
@@ -255,6 +309,7 @@ handlers = noop_handlers(lambda: None)
 ALL: dict[str, Callable[[Server], None]] = {
     "rates": rates,
     "drain": drain,
+    "cost": cost,
     "latency": latency,
     "growth": growth,
 }

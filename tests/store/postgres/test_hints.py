@@ -159,17 +159,21 @@ async def test_other_channels_are_not_heard(postgres_server: PostgresServer) -> 
 
 async def test_a_burst_is_told_at_its_beginning_and_at_its_end(postgres_url: str) -> None:
     async with open_ear(postgres_url) as heard, open_node(postgres_url) as node:
+        began = trio.current_time()
         for _ in range(10):
             for queue in ("a", "b", "c"):
                 node.hints.ring(Hint.WORK, [queue])
             await trio.sleep(0.001)
+        gaps = int(
+            (trio.current_time() - began) / module.GAP_SECONDS
+        )  # none, on a machine with time to spare
         assert node.bells.rung == {Hint.WORK: 30}
         node.hints.ring(Hint.CANCEL)
         await until_heard(heard, "CANCEL ")
         await trio.sleep(3 * module.GAP_SECONDS)
         told = Counter(heard)
         assert set(told) == {"WORK a", "WORK b", "WORK c", "CANCEL "}
-        assert max(told.values()) <= 2
+        assert max(told.values()) <= 2 + gaps
 
 
 async def test_the_last_ring_of_a_burst_is_told(postgres_url: str) -> None:

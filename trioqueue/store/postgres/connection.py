@@ -36,10 +36,20 @@ DEFAULTS: ConnDict = {
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
-LIMITS = "-c statement_timeout=10s -c idle_in_transaction_session_timeout=30s -c lock_timeout=5s"
-OPTIONS = (f"{LIMITS} -c client_connection_check_interval=2s", LIMITS, "")
-"""What the server is asked to limit. An old server does not know the interval, and a pooler may
-refuse them all: then the next line is tried."""
+CALL_LIMITS = "-c statement_timeout=10s -c idle_in_transaction_session_timeout=30s -c lock_timeout=5s"
+"""For our own calls: none of them takes long, and none may hold up others when nobody waits for it."""
+
+NO_LIMITS = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c lock_timeout=0"
+"""For handlers: theirs take as long as their attempt may take, and that is the node's affair."""
+
+WATCH = (
+    "-c client_connection_check_interval=2s -c tcp_user_timeout=15s "
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+)
+"""How soon the server is to notice that a node is gone, and to let go of what it holds."""
+
+PLAN = "-c jit=off"
+"""Compiling a query takes longer than any of ours runs."""
 
 
 class TrioConnection(psycopg.AsyncConnection[TupleRow]):
@@ -86,11 +96,13 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
     async def wait(self, gen: PQGen[RV], *_: Any, **__: Any) -> RV:
         """Go through with one of psycopg's generators. Cancelled before it has begun, it does not begin.
 
-        psycopg's other parameters are an interval that Trio does not need, and a timeout for `notifies()`.
+        Virtual time stands still meanwhile. psycopg's other parameters are an interval that Trio does
+        not need, and a timeout for `notifies()`.
         """
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            return await until_done(gen, self.pgconn.socket)
+            with held_clock():
+                return await until_done(gen, self.pgconn.socket)
         except (trio.Cancelled, KeyboardInterrupt):
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self._stop(gen)  # noqa: ASYNC102 — shielded by cleanup()
@@ -196,9 +208,10 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
 class Server:
     """Where to connect to, and what has been learnt about it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, limits: str = CALL_LIMITS) -> None:
         self._url = url
-        self._options = list(OPTIONS)
+        # A system may not know how to watch, and a pooler may refuse all options: then the next line is tried.
+        self._options = [f"{limits} {WATCH} {PLAN}", f"{limits} {PLAN}", ""]
 
     async def connect(self, *, within: float) -> TrioConnection:
         """A new connection with our defaults, or `StoreUnavailable`, at the latest after `within` seconds."""
@@ -233,7 +246,7 @@ async def connect(conninfo: str, *, within: float) -> TrioConnection:
 
 
 def _refuses_options(text: str) -> bool:
-    return "startup parameter" in text or "client_connection_check_interval" in text
+    return any(words in text for words in ("startup parameter", "client_connection_check", "tcp_"))
 
 
 REASONS = {

@@ -22,7 +22,7 @@ from trioqueue.jobs.lifecycle import after_deadline
 from trioqueue.jobs.outcome import NAMES, Completed
 from trioqueue.store import changes
 from trioqueue.store.cursors import LAST_PLACE, cursor_of, place_of
-from trioqueue.store.postgres.connection import Server, TrioConnection
+from trioqueue.store.postgres.connection import NO_LIMITS, Server, TrioConnection
 from trioqueue.store.postgres.database import LOOP_SECONDS, REQUEST_SECONDS, Database
 from trioqueue.store.postgres.hints import Hints
 from trioqueue.store.postgres.migrate import CONNECT_SECONDS, prepare
@@ -436,7 +436,10 @@ async def open_postgres(
     finally:
         await first.close()
     pool = Pool(partial(_connect, server), size=options.connections, random=random)
-    transactions = Pool(partial(server.connect, within=CONNECT_SECONDS), size=TRANSACTIONS, random=random)
+    for_handlers = Server(url, limits=NO_LIMITS)
+    transactions = Pool(
+        partial(for_handlers.connect, within=CONNECT_SECONDS), size=TRANSACTIONS, random=random
+    )
     listen = partial(server.connect, within=CONNECT_SECONDS)
     hints = Hints(pool, listen, channel=options.channel_name, random=random)
     database = Database(pool, queries_of(options), clock)
