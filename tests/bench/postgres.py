@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -26,15 +26,17 @@ from tests.postgres.server import Server, start_server
 from tests.postgres.volume import Volume, buffers, calls
 from trioqueue.clock import WallClock
 from trioqueue.config import load_settings
-from trioqueue.jobs.job import NodeId
+from trioqueue.jobs.job import NewJob, NodeId
 from trioqueue.jobs.outcome import Completed
 from trioqueue.node import Node
 from trioqueue.store.open import migrate_store, open_store
 from trioqueue.store.postgres.options import PostgresOptions
-from trioqueue.store.protocol import Settlement
+from trioqueue.store.protocol import Settlement, Store
 from trioqueue.wire import JobRequest
 
 JOBS = 40_000
+SINGLE = 4_000
+CLIENTS = 16
 BATCH = 100
 PINGS = 300
 TURNS = 3
@@ -75,6 +77,23 @@ async def fill(url: str, count: int) -> None:
     async with open_store(url, clock=WallClock(), random=random, node=NodeId("filler")) as store:
         for start in range(0, count, 1_000):
             await store.enqueue(new_jobs(min(1_000, count - start), random))
+
+
+async def fill_singly(url: str, count: int) -> None:
+    """Each job in a call of its own, as POST /jobs does, sixteen at a time."""
+    random = Random(2)
+    jobs = new_jobs(count, random)
+
+    async def client(store: Store, mine: Sequence[NewJob]) -> None:
+        for job in mine:
+            await store.enqueue([job])
+
+    async with (
+        open_store(url, clock=WallClock(), random=random, node=NodeId("filler")) as store,
+        trio.open_nursery() as nursery,
+    ):
+        for number in range(CLIENTS):
+            nursery.start_soon(client, store, jobs[number::CLIENTS])
 
 
 async def store_rates(url: str) -> tuple[float, float]:
@@ -193,19 +212,22 @@ def cost(server: Server) -> None:
     enqueued = usage(server)
     drained_by_workers(1, url)
     drained = usage(server)
+    trio.run(fill_singly, url, SINGLE)
+    singly = usage(server)
     with psycopg.connect(url, autocommit=True) as connection:
         row = connection.execute(
             "SELECT sum(pg_total_relation_size(oid)) FROM pg_class"
             " WHERE relkind = 'r' AND relnamespace = 'trioqueue'::regnamespace"
         ).fetchone()
     assert row is not None
-    for what, start, end in (
-        ("enqueue, batches of 1,000", before, enqueued),
-        ("claim, run, settle", enqueued, drained),
+    for what, jobs, start, end in (
+        ("enqueue, batches of 1,000", JOBS, before, enqueued),
+        ("enqueue, one at a time", SINGLE, drained, singly),
+        ("claim, run, settle", JOBS, enqueued, drained),
     ):
         print(
-            f"{what}: server {(end.cpu - start.cpu) / JOBS * 1e6:.0f} µs of CPU, "
-            f"log {(end.log - start.log) / JOBS:,.0f} bytes a job",
+            f"{what}: server {(end.cpu - start.cpu) / jobs * 1e6:.0f} µs of CPU, "
+            f"log {(end.log - start.log) / jobs:,.0f} bytes a job",
             flush=True,
         )
     print(f"a finished job takes {float(row[0]) / JOBS:,.0f} bytes of disk", flush=True)

@@ -210,7 +210,7 @@ class Server:
 
     def __init__(self, url: str, *, limits: str = CALL_LIMITS) -> None:
         self._url = url
-        # A system may not know how to watch, and a pooler may refuse all options: then the next line is tried.
+        # A system may not know how to watch, and a pooler may refuse all: then the next one is tried.
         self._options = [f"{limits} {WATCH} {PLAN}", f"{limits} {PLAN}", ""]
 
     async def connect(self, *, within: float) -> TrioConnection:

@@ -24,6 +24,7 @@ from trioqueue.store import changes
 from trioqueue.store.cursors import LAST_PLACE, cursor_of, place_of
 from trioqueue.store.postgres.connection import NO_LIMITS, Server, TrioConnection
 from trioqueue.store.postgres.database import LOOP_SECONDS, REQUEST_SECONDS, Database
+from trioqueue.store.postgres.gather import Gatherer
 from trioqueue.store.postgres.hints import Hints
 from trioqueue.store.postgres.migrate import CONNECT_SECONDS, prepare
 from trioqueue.store.postgres.options import PostgresOptions
@@ -67,6 +68,9 @@ TRANSACTIONS = 100
 
 ENQUEUE_TRIES = 5
 
+SHORTEST_SECONDS = 0.2
+"""Whoever has waited for others gets at least so long for a call of their own."""
+
 FAREWELL_SECONDS = 1.0
 """For taking the node off the list, when it ends while the server is away."""
 
@@ -90,6 +94,7 @@ class PostgresStore:
         self._transactions = transactions
         self._node = node
         self._random = random
+        self._gatherer = Gatherer(self._enqueue_all, within=REQUEST_SECONDS)
         self._doubtful_claims: dict[int, float] = {}
         """Tokens of claims whose answers were lost, and until when they may still be carried out."""
         self._doubtful_settlements: set[tuple[JobId, int]] = set()
@@ -109,6 +114,13 @@ class PostgresStore:
         if not jobs:
             await trio.lowlevel.checkpoint()
             return []
+        if any(new.unique_key is not None for new in jobs):
+            # It may have to wait for a transaction of somebody else's. Nobody shall wait with it.
+            return await self._enqueue_all(jobs, trio.current_time() + REQUEST_SECONDS)
+        return await self._gatherer.submit(jobs)
+
+    async def _enqueue_all(self, jobs: Sequence[NewJob], deadline: float) -> list[Enqueued]:
+        """All or none of the jobs of several calls; one that stands there twice is kept once."""
         first_with = {new.id: n for n, new in reversed(list(enumerate(jobs)))}
         asked = [n for n, new in enumerate(jobs) if first_with[new.id] == n]
         answers: dict[int, Enqueued] = {}
@@ -116,7 +128,7 @@ class PostgresStore:
             open_ones = [n for n in asked if n not in answers]
             if not open_ones:
                 break
-            answers |= await self._enqueue({n: jobs[n] for n in open_ones})
+            answers |= await self._enqueue({n: jobs[n] for n in open_ones}, deadline)
         else:
             raise StoreUnavailable("the unique keys of these jobs change hands all the time")
         return [
@@ -124,11 +136,14 @@ class PostgresStore:
             for n, new in enumerate(jobs)
         ]
 
-    async def _enqueue(self, jobs: Mapping[int, NewJob]) -> dict[int, Enqueued]:
+    async def _enqueue(self, jobs: Mapping[int, NewJob], deadline: float) -> dict[int, Enqueued]:
         """What has become of these; one is missing when the job that had its key has ended meanwhile."""
         try:
             rows = await self._database.rows(
-                "enqueue", _enqueue_values(jobs), within=REQUEST_SECONDS, repeatable=True
+                "enqueue",
+                _enqueue_values(jobs),
+                within=max(deadline - trio.current_time(), SHORTEST_SECONDS),
+                repeatable=True,
             )
         except errors.UniqueViolation:  # the same id at the same time: an earlier try of this one
             return {}
@@ -393,6 +408,14 @@ class PostgresStore:
             running.setdefault(node, []).append(running_from_row(tuple(row)))
         return [node_from_row(row, running.get(row[0], [])) for row in seen]
 
+    async def run(self) -> None:
+        """Serve those who enqueue, until `close`."""
+        await self._gatherer.run()
+
+    def close(self) -> None:
+        """Take no new jobs any more."""
+        self._gatherer.close()
+
     async def forget(self, node: NodeId) -> None:
         """A node that has ended well is not listed any more."""
         await self._database.rows("forget_node", {"node": node}, repeatable=True)
@@ -458,10 +481,15 @@ async def open_postgres(
         async with trio.open_nursery() as listening:
             if clock is None:  # in virtual time nothing may come from outside
                 listening.start_soon(hints.run)
-            try:
-                yield store
-            except Exception as error:
-                failure = error  # raised below: our nurseries would wrap it in groups
+            async with trio.open_nursery() as enqueueing:
+                enqueueing.start_soon(store.run)
+                try:
+                    yield store
+                except Exception as error:
+                    failure = error  # raised below: our nurseries would wrap it in groups
+                finally:
+                    store.close()
+            # Whatever had been handed to the store has been committed or refused.
             listening.cancel_scope.cancel()
         # Nobody rings any more.
         with trio.move_on_after(FAREWELL_SECONDS, shield=True), suppress(StoreUnavailable):
