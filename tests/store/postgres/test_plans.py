@@ -46,7 +46,8 @@ def costs(postgres_server: Server) -> Iterator[Costs]:
         fill(volume, pending=PENDING - 10_000, delayed=DELAYED - 10_000, finished=FINISHED - 10_000)
         costs.many = touched(volume)
         costs.scanned = {
-            name: scanned_whole(volume.explain(sql, values)) for name, (sql, values) in calls(volume).items()
+            name: scanned_whole(volume.explain(sql, values)) - {"p_meta"}  # it has one row
+            for name, (sql, values) in calls(volume).items()
         }
     yield costs
     postgres_server.drop_database("volume")

@@ -46,7 +46,7 @@ class Gatherer:
         return f"<Gatherer {len(self._calls)} waiting>"
 
     async def submit(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
-        """Enqueue these, all or none. Cancelled before it was sent, the call is withdrawn; then it completes."""
+        """Enqueue these, all or none. Cancelled before it was sent, the call is withdrawn."""
         if self._closing:
             raise StoreUnavailable("it is closed")
         call = _Call(jobs, trio.lowlevel.current_task(), trio.current_time() + self._within)

@@ -40,7 +40,7 @@ async def migrate_postgres(url: str, options: PostgresOptions, *, print_only: bo
     try:
         return await prepare(connection, options, virtual_time=False, print_only=print_only)
     finally:
-        await connection.close()
+        connection.discard()
 
 
 async def prepare(

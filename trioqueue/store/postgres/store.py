@@ -457,7 +457,7 @@ async def open_postgres(
     try:
         await prepare(first, options, virtual_time=clock is not None)
     finally:
-        await first.close()
+        first.discard()
     pool = Pool(partial(_connect, server), size=options.connections, random=random)
     for_handlers = Server(url, limits=NO_LIMITS)
     transactions = Pool(
