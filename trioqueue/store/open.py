@@ -63,7 +63,7 @@ async def open_store(
         yield MemoryStore(clock, random)
     elif POSTGRES.match(url):
         given = None if isinstance(clock, WallClock) else clock
-        opening = _with_driver("store").open_postgres(
+        opening = _with_driver("open").open_postgres(
             url, options=postgres, clock=given, random=random, node=node
         )
         async with opening as store:

@@ -30,8 +30,10 @@ async def test_an_order_is_shipped_once(
         with pytest.raises(psycopg.errors.UniqueViolation):
             example["place_order"](connection, "teapot")
         with trio.fail_after(10):
-            while not (job := (await node.service.get(job_id))[0]).is_final:
+            job, _ = await node.service.get(job_id)
+            while not job.is_final:
                 await trio.sleep(0.02)
+                job, _ = await node.service.get(job_id)
         orders = connection.execute("SELECT * FROM orders").fetchall()
     assert (job.status, job.result) == (Status.COMPLETED, b'{"shipped":"teapot"}')
     assert orders == [("teapot", True)]

@@ -196,7 +196,8 @@ class LostAnswers:
         assert isinstance(store, PostgresStore)
         self._database = store._database
         self._lost: set[str] = set()
-        store._database = self  # type: ignore[assignment]
+        for part in (store._enqueuer, store._claims, store._settlements):
+            part._database = self  # type: ignore[assignment]
 
     def lose_next(self, query: str) -> None:
         self._lost.add(query)
@@ -236,6 +237,15 @@ async def test_a_settlement_whose_answer_was_lost_is_found_in_the_ledger(store: 
     assert (job.status, job.result) == (Status.COMPLETED, Json(b"1"))
     assert len(await store.attempts(job.id)) == 1
     assert await store.settle([settlement]) == [None]
+
+
+async def test_a_job_whose_answer_was_lost_is_kept_once_and_was_created(store: Store) -> None:
+    answers = LostAnswers(store)
+    new = new_job()
+    answers.lose_next("enqueue")
+    (answer,) = await store.enqueue([new])
+    assert (answer.created, answer.job.id) == (True, new.id)
+    assert [job.id for job in await everything(store)] == [new.id]
 
 
 async def test_a_settlement_that_somebody_else_made_is_not_taken_for_ours(store: Store) -> None:

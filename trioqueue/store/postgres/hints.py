@@ -7,7 +7,7 @@ takes a lock that all notifying transactions of a server share.
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from random import Random
 
@@ -17,6 +17,7 @@ from psycopg import generators, sql
 
 from trioqueue.clock import is_virtual
 from trioqueue.errors import StoreUnavailable
+from trioqueue.jobs.job import Job
 from trioqueue.store.postgres.connection import TrioConnection
 from trioqueue.store.postgres.pool import Pool
 from trioqueue.store.protocol import Bell, Hint
@@ -82,6 +83,11 @@ class Hints:
         if not told <= self._untold:
             self._untold |= told
             self._something_to_tell.set()
+
+    def ring_for(self, due: Sequence[Job]) -> None:
+        """Ring for these due jobs, if there are any."""
+        if due:
+            self.ring(Hint.WORK, {job.queue for job in due})
 
     async def run(self) -> None:
         """Tell others and hear them, whatever the server does. Returns at once in virtual time."""

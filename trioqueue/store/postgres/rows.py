@@ -123,3 +123,7 @@ def running_from_row(row: Row) -> Running:
 def text_of(json: Json | None) -> str | None:
     """JSON as a column keeps it."""
     return None if json is None else json.decode()
+
+
+def is_due(job: Job, now: datetime) -> bool:
+    return job.status is Status.PENDING and job.run_at <= now

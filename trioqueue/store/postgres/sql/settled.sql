@@ -1,5 +1,5 @@
 -- Which of these settlements have been recorded already: asked after an answer was lost.
-SELECT input.n
+SELECT input.n, {job_columns}
 FROM unnest(
     %(n)s::integer[], %(id)s::uuid[], %(epoch)s::bigint[], %(outcome)s::text[], %(node)s::text[]
 ) AS input (n, id, epoch, outcome, node),
@@ -8,5 +8,6 @@ FROM unnest(
         SELECT * FROM trioqueue.attempts AS attempts
         WHERE attempts.seq = body.seq AND attempts.epoch = input.epoch
         LIMIT 1
-    ) AS attempts
+    ) AS attempts,
+    LATERAL (SELECT * FROM trioqueue.jobs AS jobs WHERE jobs.seq = body.seq LIMIT 1) AS jobs
 WHERE attempts.outcome = input.outcome AND attempts.node = input.node AND attempts.worker IS NOT NULL;

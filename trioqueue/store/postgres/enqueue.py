@@ -1,0 +1,120 @@
+"""Keeps new jobs. What many callers ask for at the same time goes in one statement."""
+
+from collections.abc import Mapping, Sequence
+
+import trio
+from psycopg import errors
+
+from trioqueue.errors import StoreUnavailable
+from trioqueue.jobs.job import Job, NewJob
+from trioqueue.store import changes
+from trioqueue.store.postgres.database import REQUEST_SECONDS, Database
+from trioqueue.store.postgres.gather import Gatherer
+from trioqueue.store.postgres.hints import Hints
+from trioqueue.store.postgres.rows import Row, is_due, job_from_row, text_of
+from trioqueue.store.protocol import Enqueued
+from trioqueue.store.rows import tags_to_text
+
+TRIES = 5
+"""So often a job is sent again because the one that had its unique key ended in between."""
+
+SHORTEST_SECONDS = 0.2
+"""Whoever has waited for others gets at least so long for a call of their own."""
+
+
+class Enqueuer:
+    """Sends new jobs to the database, each once, however often an answer is lost."""
+
+    def __init__(self, database: Database, hints: Hints) -> None:
+        self._database = database
+        self._hints = hints
+        self._gatherer = Gatherer(self._send, within=REQUEST_SECONDS)
+
+    def __repr__(self) -> str:
+        return f"<Enqueuer {self._gatherer!r}>"
+
+    async def run(self) -> None:
+        """Serve until `close`, and until nobody waits any more."""
+        await self._gatherer.run()
+
+    def close(self) -> None:
+        """Take no new jobs any more."""
+        self._gatherer.close()
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        """As the store's contract says."""
+        if not jobs:
+            await trio.lowlevel.checkpoint()
+            return []
+        if any(new.unique_key is not None for new in jobs):
+            # It may have to wait for a transaction of somebody else's. Nobody shall wait with it.
+            return await self._send(jobs, trio.current_time() + REQUEST_SECONDS)
+        return await self._gatherer.submit(jobs)
+
+    async def _send(self, jobs: Sequence[NewJob], deadline: float) -> list[Enqueued]:
+        """Keep these jobs, of one caller or of several. One that stands there twice is kept once."""
+        first_with = {new.id: n for n, new in reversed(list(enumerate(jobs)))}
+        open_ones = {n: new for n, new in enumerate(jobs) if first_with[new.id] == n}
+        answers: dict[int, Enqueued] = {}
+        for _ in range(TRIES):
+            answers |= await self._keep(open_ones, deadline)
+            open_ones = {n: new for n, new in open_ones.items() if n not in answers}
+            if not open_ones:
+                break
+        else:
+            raise StoreUnavailable("the unique keys of these jobs change hands all the time")
+        return [
+            answers[n] if n in answers else Enqueued(answers[first_with[new.id]].job, created=False)
+            for n, new in enumerate(jobs)
+        ]
+
+    async def _keep(self, jobs: Mapping[int, NewJob], deadline: float) -> dict[int, Enqueued]:
+        """What has become of these; one is missing when the job that had its key has ended meanwhile."""
+        rows, again = await self._insert(jobs, deadline)
+        answers = {n: Enqueued(changes.accepted(jobs[n], now), created=True) for n, now in rows}
+        self._hints.ring_for([answers[n].job for n, now in rows if is_due(answers[n].job, now)])
+        for n, new in jobs.items():
+            if n not in answers and (job := await self._there(new, deadline)) is not None:
+                # Nobody else knows this id: after a lost answer, a job that has it is the one just made.
+                answers[n] = Enqueued(job, created=again and job.id == new.id)
+        return answers
+
+    async def _insert(self, jobs: Mapping[int, NewJob], deadline: float) -> tuple[list[Row], bool]:
+        """The numbers of those that were created, and whether that took a second try after a lost answer."""
+        values = _values(jobs)
+        again = False
+        while True:
+            left = max(deadline - trio.current_time(), SHORTEST_SECONDS)
+            try:
+                return await self._database.rows("enqueue", values, within=left), again
+            except errors.UniqueViolation:  # the same id at the same time: an earlier try of this one
+                return [], again
+            except StoreUnavailable:
+                if again or deadline - trio.current_time() < REQUEST_SECONDS / 4:
+                    raise
+                again = True
+
+    async def _there(self, new: NewJob, deadline: float) -> Job | None:
+        """The job that is there in place of `new`."""
+        for query, values in (
+            ("job", {"id": new.id}),
+            ("job_with_unique_key", {"unique_key": new.unique_key}),
+        ):
+            left = max(deadline - trio.current_time(), SHORTEST_SECONDS)
+            for row in await self._database.rows(query, values, within=left, repeatable=True):
+                return job_from_row(row)
+        return None
+
+
+def _values(jobs: Mapping[int, NewJob]) -> dict[str, list[object]]:
+    """The parameters of enqueue.sql: an array for each column."""
+    same = [
+        *("id", "type", "queue", "priority", "run_at", "delay_seconds", "max_attempts", "timeout_seconds"),
+        *("deadline_at", "unique_key", "parent_id", "schedule", "traceparent"),
+    ]
+    values: dict[str, list[object]] = {name: [getattr(new, name) for new in jobs.values()] for name in same}
+    values["n"] = list(jobs)
+    values["root_id"] = [new.root_id or new.id for new in jobs.values()]
+    values["tags"] = [tags_to_text(new.tags) for new in jobs.values()]
+    values["payload"] = [text_of(new.payload) for new in jobs.values()]
+    return values
