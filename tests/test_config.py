@@ -10,7 +10,7 @@ from trioqueue.config import PREFIX, Settings, load_handlers, load_settings, wit
 from trioqueue.errors import ConfigError
 from trioqueue.jobs.job import Status
 from trioqueue.node import postgres_options
-from trioqueue.store.postgres.options import PostgresOptions
+from trioqueue.store.options import PostgresOptions
 
 
 def test_defaults() -> None:

@@ -13,6 +13,7 @@
     ├── TryAgain                nothing happened: wait, then repeat
     │   ├── Draining            this node takes no new jobs any more
     │   └── StoreUnavailable    the store cannot be read or written now
+    │       └── StoreBusy       somebody else's transaction holds what is needed; the store is well
     ├── NotSupported            this store cannot do that: choose another store
     ├── LoopDied                a loop of the runtime ended too often: the process must end
     └── ConfigError             the settings are wrong: the service does not start
@@ -132,6 +133,10 @@ class StoreUnavailable(TryAgain):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the store is not available: {reason}")
         self.reason = reason
+
+
+class StoreBusy(StoreUnavailable):
+    """Somebody else's transaction holds what was needed, a unique key for one. The store itself is well."""
 
 
 class NotSupported(TrioqueueError):

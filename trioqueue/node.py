@@ -36,7 +36,7 @@ from trioqueue.runtime.upkeep import Upkeep
 from trioqueue.runtime.worker import Worker
 from trioqueue.service import Service
 from trioqueue.store.open import open_store
-from trioqueue.store.postgres.options import PostgresOptions
+from trioqueue.store.options import PostgresOptions
 from trioqueue.store.protocol import Hint, NodeFacts, Store
 
 DEMO_WARNING = (

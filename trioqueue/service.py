@@ -18,6 +18,7 @@ from trioqueue.errors import (
     InvalidJob,
     JobNotFound,
     PayloadTooLarge,
+    StoreBusy,
     StoreUnavailable,
     WrongStatus,
 )
@@ -188,6 +189,8 @@ class Service:
         """Publish it when the store cannot be reached."""
         try:
             yield
+        except StoreBusy:  # by somebody else's transaction: the store is well
+            raise
         except StoreUnavailable as error:
             self._events.publish(StoreFailed(node=self._node, call=call, reason=error.reason))
             raise

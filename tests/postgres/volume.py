@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from trioqueue.store.postgres.options import PostgresOptions
+from trioqueue.store.options import PostgresOptions
 from trioqueue.store.postgres.queries import named, queries_of
 from trioqueue.store.sql import Queries
 
@@ -141,7 +141,7 @@ def calls(volume: Volume, *, jobs: int = 10) -> dict[str, tuple[str, dict[str, A
     count = len(held["n"])
     types = ["type-0", "type-1", "other"]
     claim = {"node": NODE, "limit": jobs, "promoted": 1000, "lease_seconds": 30.0, "token": 1}
-    settle = {
+    settle: dict[str, Any] = {
         **held,
         "asked": [None] * count,
         "status": ["completed"] * count,
@@ -155,6 +155,9 @@ def calls(volume: Volume, *, jobs: int = 10) -> dict[str, tuple[str, dict[str, A
         "worker": [1] * count,
         "expired": False,
     }
+    failed = {key: value * 2 if isinstance(value, list) else value for key, value in settle.items()}
+    failed["asked"] = [False] * count + [True] * count
+    failed["status"] = ["pending"] * count + ["cancelled"] * count
     page = {
         "before": 2**62,
         "limit": 101,
@@ -172,6 +175,7 @@ def calls(volume: Volume, *, jobs: int = 10) -> dict[str, tuple[str, dict[str, A
         "rescue: settle": ("settle", {**settle, "expired": True}),
         "expire: look": ("late", {"limit": 500}),
         "settle": ("settle", settle),
+        "settle what has failed": ("settle", failed),
         "release": ("release", {"id": held["id"], "epoch": held["epoch"], "node": NODE, "tokens": []}),
         "get": ("job", {"id": held["id"][0]}),
         "attempts": ("attempts", {"id": held["id"][0]}),

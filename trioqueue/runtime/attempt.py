@@ -6,13 +6,14 @@ the node itself passes through.
 
 import math
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import trio
 
 from trioqueue.clock import held_clock
-from trioqueue.errors import InvalidInput, LeaseLost, MalformedJson
+from trioqueue.errors import InvalidInput, LeaseLost, MalformedJson, NotSupported
 from trioqueue.jobs import codec
 from trioqueue.jobs.handlers import Handler, Handlers, encode_result
 from trioqueue.jobs.job import Job
@@ -128,7 +129,8 @@ def _name(error: BaseException) -> Outcome:
             return Snoozed(leaf.seconds, leaf.reason)
     if _all(leaves, LeaseLost):
         return Released("the lease was lost")
-    return failed_from(error)
+    failed = failed_from(error)
+    return replace(failed, final=True) if _all(leaves, NotSupported) else failed
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -45,6 +45,7 @@ class Context:
         "_clock",
         "_completion",
         "_held",
+        "_in_transaction",
         "_log",
         "_max_result_bytes",
         "_store",
@@ -59,6 +60,7 @@ class Context:
         self._store = store
         self._clock = clock
         self._max_result_bytes = max_result_bytes
+        self._in_transaction = False
         self._completion: Completion | None = None
         self._log: structlog.stdlib.BoundLogger | None = None
         self.worker = worker
@@ -132,16 +134,18 @@ class Context:
         """
         if self._held.settled is not None:
             raise RuntimeError("the job is completed: its transaction has been committed")
-        if self._completion is not None:
+        if self._in_transaction:
             raise RuntimeError("the attempt is in a transaction already; use its connection")
+        self._in_transaction = True
+        completion: Completion | None = None
         try:
-            async with self._store.transaction(self._claim, worker=self.worker) as self._completion:
-                yield self._completion.connection
+            async with self._store.transaction(self._claim, worker=self.worker) as completion:
+                self._completion = completion
+                yield completion.connection
         finally:
-            if self._completion is not None:
-                job, self._completion = self._completion.job, None
-                if job is not None:
-                    self._held.settle(job)
+            self._completion, self._in_transaction = None, False
+            if completion is not None and completion.job is not None:
+                self._held.settle(completion.job)
 
     def set_result(self, value: object) -> None:
         """What the job completes with, instead of a return value. Only inside the block of a `transaction`.

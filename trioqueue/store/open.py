@@ -17,7 +17,7 @@ from trioqueue.errors import ConfigError
 from trioqueue.jobs.job import NodeId
 from trioqueue.store.memory import MemoryStore
 from trioqueue.store.migrations import Migrated
-from trioqueue.store.postgres.options import PostgresOptions
+from trioqueue.store.options import PostgresOptions
 from trioqueue.store.protocol import Store
 from trioqueue.store.sqlite.connection import look_ahead, prepare
 from trioqueue.store.sqlite.store import open_sqlite

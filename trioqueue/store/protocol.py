@@ -189,7 +189,8 @@ class Store(Protocol):
         - Order: lowest `priority` number, then oldest `run_at`, then first accepted.
         - Each becomes processing, with `epoch` and `attempt` one higher, `started_at` now,
           `progress` empty, and `node` and `lease_until` set. No two claims ever share an epoch.
-        - A job whose `deadline_at` has come is not claimed; see `expire`.
+        - A job whose `deadline_at` has come is passed over; see `expire`, which is called often, so
+          that there are few of them.
         - Its cost does not grow with the number of pending, delayed or finished jobs.
         """
 

@@ -14,6 +14,7 @@ from trioqueue.errors import (
     JobNotFound,
     MalformedJson,
     PayloadTooLarge,
+    StoreBusy,
     StoreUnavailable,
     TrioqueueError,
     TryAgain,
@@ -33,6 +34,7 @@ KINDS: dict[type[TrioqueueError], tuple[int, str, str]] = {
     JobNotFound: (404, "not-found", "There is no such job"),
     WrongStatus: (409, "wrong-status", "The job's status does not allow that"),
     Draining: (503, "draining", "This node takes no new jobs"),
+    StoreBusy: (503, "store-busy", "Somebody else's transaction is in the way"),
     StoreUnavailable: (503, "store-unavailable", "The store is not available"),
 }
 """Status, slug and title of each error that reaches a client."""

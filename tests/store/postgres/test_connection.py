@@ -395,14 +395,14 @@ async def test_our_defaults_are_set_and_the_url_overrides_them(postgres_url: str
     async with open_connection(postgres_url) as connection:
         assert await one(connection, "SHOW application_name") == "trioqueue"
         assert await one(connection, "SHOW statement_timeout") == "10s"
-        assert await one(connection, "SHOW lock_timeout") == "5s"
+        assert await one(connection, "SHOW lock_timeout") == "1s"
         assert await one(connection, "SHOW client_connection_check_interval") == "2s"
         assert connection.info.get_parameters()["tcp_user_timeout"] == "10000"
     own = "application_name=mine&options=-c%20statement_timeout%3D3s"
     async with open_connection(f"{postgres_url}?{own}") as connection:
         assert await one(connection, "SHOW application_name") == "mine"
         assert await one(connection, "SHOW statement_timeout") == "3s"
-        assert await one(connection, "SHOW lock_timeout") == "5s"
+        assert await one(connection, "SHOW lock_timeout") == "1s"
 
 
 async def test_several_hosts_are_tried_in_turn(postgres_server: PostgresServer) -> None:
@@ -505,7 +505,7 @@ async def test_a_server_that_does_not_know_one_setting_is_asked_for_the_others()
         (errors.CannotConnectNow("x"), "starting"),
         (errors.QueryCanceled("x"), "too long"),
         (errors.ReadOnlySqlTransaction("x"), "read-only"),
-        (errors.LockNotAvailable("x"), "lock"),
+        (errors.LockNotAvailable("x"), "somebody else"),
         (errors.DeadlockDetected("x"), "another transaction"),
         (errors.ConnectionFailure("x"), "lost"),
         (errors.IoError("x"), "files"),

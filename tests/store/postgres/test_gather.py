@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.store.postgres.conftest import OpenStore
+from tests.store.postgres.conftest import OpenStore, until_somebody_waits
 from trioqueue.errors import StoreUnavailable
 from trioqueue.jobs.job import NewJob
 from trioqueue.store.changes import accepted
@@ -166,7 +166,7 @@ async def test_who_waits_for_a_unique_key_holds_up_nobody_else(
             application.execute("SELECT trioqueue.enqueue('noop', unique_key => 'report')")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(enqueue_with_key, store)
-                await trio.sleep(0.05)
+                await until_somebody_waits(postgres_database)
                 with trio.fail_after(1):
                     for _ in range(5):
                         await enqueue(store)

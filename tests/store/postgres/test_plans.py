@@ -9,8 +9,8 @@ import trio
 
 from tests.postgres.server import Server
 from tests.postgres.volume import Volume, buffers, calls, scanned_whole
+from trioqueue.store.options import PostgresOptions
 from trioqueue.store.postgres.migrate import migrate_postgres
-from trioqueue.store.postgres.options import PostgresOptions
 
 PENDING = DELAYED = 100_000
 FINISHED = 1_000_000

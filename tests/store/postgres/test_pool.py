@@ -1,6 +1,5 @@
 """Few connections for many callers: who waits, who is refused, and what is never used again."""
 
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -279,44 +278,6 @@ async def test_virtual_time_stands_still_during_a_call(autojump_clock: MockClock
         nursery.start_soon(trio.to_thread.run_sync, partial(trio.run, trio.sleep, 0.05))
     assert trio.current_time() < 60
     await trio.sleep(1000)
-
-
-# Lent for as long as it takes
-
-
-async def test_who_borrows_for_long_can_be_cancelled(pool: Pool, server: FakeServer) -> None:
-    with trio.move_on_after(0.01) as scope:
-        async with pool.lend(5) as connection:
-            assert connection.give_up_at == math.inf
-            await trio.sleep_forever()
-    assert scope.cancelled_caught
-    assert repr(pool) == "<Pool of 2: 0 lent, 1 idle, 0 connecting, 0 waiting>"
-
-
-async def test_time_goes_on_for_who_borrows_for_long(pool: Pool, autojump_clock: MockClock) -> None:
-    async with pool.lend(5):
-        await trio.sleep(3600)
-
-
-async def test_there_is_a_limit_to_waiting_for_a_long_loan(
-    nursery: trio.Nursery, mock_clock: MockClock
-) -> None:
-    server = FakeServer(answers=False)
-    pool = await start_pool(nursery, server.connect, size=1)
-    errors: list[StoreUnavailable] = []
-
-    async def borrow() -> None:
-        try:
-            async with pool.lend(5):
-                pytest.fail("there is no connection")
-        except StoreUnavailable as error:
-            errors.append(error)
-
-    nursery.start_soon(borrow)
-    await wait_all_tasks_blocked()
-    mock_clock.jump(5.1)
-    await wait_all_tasks_blocked()
-    assert "no connection within 5 s" in str(errors[0])
 
 
 # Refused

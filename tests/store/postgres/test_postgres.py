@@ -11,13 +11,13 @@ import pytest
 import trio
 
 from tests.postgres.server import Server
-from tests.store.postgres.conftest import RELAXED, OpenStore
+from tests.store.postgres.conftest import RELAXED, OpenStore, ask, until_somebody_waits
 from trioqueue.clock import WallClock
-from trioqueue.errors import ConfigError, LeaseLost, NotSupported, StoreUnavailable
+from trioqueue.errors import ConfigError, LeaseLost, NotSupported, StoreBusy, StoreUnavailable
 from trioqueue.jobs.job import Json, NodeId, Status
 from trioqueue.jobs.outcome import Completed, Failed, Released
 from trioqueue.store.open import open_store
-from trioqueue.store.postgres.options import PostgresOptions
+from trioqueue.store.options import PostgresOptions
 from trioqueue.store.postgres.store import PostgresStore
 from trioqueue.store.protocol import Hint, Settlement, Store
 from trioqueue.testing.conformance import (
@@ -39,12 +39,6 @@ ANY = None
 async def store(open_postgres: OpenStore) -> AsyncIterator[Store]:
     async with open_postgres() as store:
         yield store
-
-
-def ask(url: str, sql: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url, autocommit=True) as connection:
-        cursor = connection.execute(sql.encode())
-        return cursor.fetchall() if cursor.description else []
 
 
 # The server's clock
@@ -283,6 +277,47 @@ async def test_one_id_sent_many_times_at_once_is_kept_once(store: Store) -> None
 # Many nodes
 
 
+async def test_an_outcome_that_meets_a_request_to_stop_is_recorded(
+    store: Store, postgres_database: str
+) -> None:
+    """The request commits while the settlement waits for its row."""
+    await enqueue(store)
+    claimed = await claim_one(store)
+    with psycopg.connect(postgres_database) as connection:
+        connection.execute("UPDATE trioqueue.live SET cancel_requested_at = now(), version = version + 1")
+        async with trio.open_nursery() as nursery:
+            answers: list[Any] = []
+
+            async def settle_now() -> None:
+                answers.extend(await store.settle([Settlement(claimed, Failed("no"), 1)]))
+
+            nursery.start_soon(settle_now)
+            await until_somebody_waits(postgres_database)
+            connection.commit()
+    assert [answer.status for answer in answers] == [Status.CANCELLED]
+
+
+async def test_a_unique_key_that_somebody_holds_is_no_outage(store: Store, postgres_database: str) -> None:
+    with psycopg.connect(postgres_database) as application:
+        application.execute("SELECT trioqueue.enqueue('noop', unique_key => 'report')")
+        with pytest.raises(StoreBusy, match="unique key"), trio.fail_after(1.4):
+            await enqueue(store, unique_key="report")
+        application.rollback()
+    assert (await enqueue(store, unique_key="report")).unique_key == "report"
+
+
+async def test_a_rescue_does_not_wait_for_the_counters(store: Store, postgres_database: str) -> None:
+    job = await enqueue(store)
+    await claim_one(store, lease_seconds=0)
+    fill = "INSERT INTO trioqueue.counter_changes SELECT 'dead', 'q', 't', 1 FROM generate_series(1, 200000)"
+    ask(postgres_database, fill)
+    assert [rescued.id for rescued in await store.rescue(limit=10)] == [job.id]
+    left = ask(postgres_database, "SELECT count(*) FROM trioqueue.counter_changes")
+    assert 0 < left[0][0] < 200_000
+    counted = {(count.status, count.type): count.jobs for count in await store.counts()}
+    assert counted == {(Status.DEAD, "t"): 200_000, (Status.PENDING, "noop"): 1}
+
+
 async def test_a_claim_does_not_wait_for_jobs_that_somebody_holds(
     store: Store, postgres_database: str
 ) -> None:
@@ -400,6 +435,41 @@ async def test_a_cancelled_block_settles_nothing(store: Store, orders: str) -> N
             await completion.connection.execute("SELECT pg_sleep(30)")
     assert scope.cancelled_caught
     assert ask(orders, "SELECT * FROM orders") == []
+    assert (await settle(store, claimed, Completed())).status is Status.COMPLETED
+
+
+async def test_what_a_handler_sets_on_its_connection_is_its_own_affair(store: Store, orders: str) -> None:
+    for _ in range(2):
+        await enqueue(store)
+        claimed = await claim_one(store)
+        async with store.transaction(claimed, worker=1) as completion:
+            connection = completion.connection
+            cursor = await connection.execute("SHOW work_mem")
+            assert await cursor.fetchone() == ("4MB",)
+            await connection.execute("SET work_mem = '7MB'")
+            connection.row_factory = psycopg.rows.dict_row
+        assert completion.job is not None
+        assert completion.job.status is Status.COMPLETED
+
+
+async def test_a_handler_may_not_end_the_transaction_itself(store: Store, orders: str) -> None:
+    await enqueue(store)
+    claimed = await claim_one(store)
+    with pytest.raises(RuntimeError, match="ended inside"):  # noqa: PT012
+        async with store.transaction(claimed, worker=1) as completion:
+            await completion.connection.execute("INSERT INTO orders VALUES (7)")
+            await completion.connection.commit()
+    assert (await store.get(claimed.job.id)).status is Status.PROCESSING
+
+
+async def test_a_server_that_goes_away_inside_of_a_block_is_unavailable(store: Store, orders: str) -> None:
+    await enqueue(store)
+    claimed = await claim_one(store)
+    with pytest.raises(StoreUnavailable):  # noqa: PT012
+        async with store.transaction(claimed, worker=1) as completion:
+            me = completion.connection.info.backend_pid
+            ask(orders, f"SELECT pg_terminate_backend({me})")
+            await completion.connection.execute("INSERT INTO orders VALUES (7)")
     assert (await settle(store, claimed, Completed())).status is Status.COMPLETED
 
 

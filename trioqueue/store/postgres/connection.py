@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow, tuple_row
 from psycopg.waiting import Wait
 
 from trioqueue.clock import held_clock
-from trioqueue.errors import StoreUnavailable
+from trioqueue.errors import StoreBusy, StoreUnavailable
 from trioqueue.store.postgres.transaction import TrioTransaction
 from trioqueue.store.postgres.waiting import poll, until_connected, until_done
 
@@ -36,7 +36,7 @@ DEFAULTS: ConnDict = {
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
-CALL_LIMITS = "-c statement_timeout=10s -c idle_in_transaction_session_timeout=30s -c lock_timeout=5s"
+CALL_LIMITS = "-c statement_timeout=10s -c idle_in_transaction_session_timeout=30s -c lock_timeout=1s"
 """For our own calls: none of them takes long, and none may hold up others when nobody waits for it."""
 
 NO_LIMITS = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c lock_timeout=0"
@@ -249,13 +249,14 @@ def _refuses_options(text: str) -> bool:
     return any(words in text for words in ("startup parameter", "client_connection_check", "tcp_"))
 
 
+LOCK_NOT_AVAILABLE = "55P03"
+
 REASONS = {
     "25006": "the server is read-only (a replica?)",
     "25P03": "the server ended a transaction that had been idle too long",
     "53100": "the server's disk is full",
     "53200": "the server is out of memory",
     "53300": "the server has too many connections",
-    "55P03": "a lock was not free in time",
     "57014": "a statement took too long, or somebody stopped it",
     "57P01": "the server is shutting down",
     "57P02": "the server has crashed and restarts",
@@ -275,12 +276,35 @@ def unavailable(error: psycopg.Error | OSError) -> StoreUnavailable | None:
     None when the statement is wrong: such errors are to be raised as they are.
     """
     if isinstance(error, psycopg.Error) and error.sqlstate:
+        if error.sqlstate == LOCK_NOT_AVAILABLE:
+            return StoreBusy("somebody else's transaction holds what is needed, perhaps a unique key")
         reason = REASONS.get(error.sqlstate) or REASONS.get(error.sqlstate[:2])
         return StoreUnavailable(reason) if reason else None
     lost = isinstance(error, psycopg.InterfaceError) and "connection" in str(error)
     if lost or isinstance(error, psycopg.OperationalError | OSError):
         return StoreUnavailable(_first_line(error))
     return None
+
+
+@contextmanager
+def in_plain_words() -> Iterator[None]:
+    """Raise `StoreUnavailable` for what is the server's trouble and not that of the query."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if (reason := unavailable(error)) is not None:
+            raise reason from error
+        raise
+
+
+@contextmanager
+def answer_within(seconds: float) -> Iterator[None]:
+    """Raise `StoreUnavailable` when the block takes longer."""
+    try:
+        with trio.fail_after(seconds):
+            yield
+    except trio.TooSlowError:
+        raise StoreUnavailable(f"no answer within {seconds:g} s") from None
 
 
 def is_retryable(error: psycopg.Error) -> bool:

@@ -1,16 +1,24 @@
 """Runs queries by name: each in one round trip, within a deadline, and again where that is safe."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 import psycopg
 import trio
 from psycopg.adapt import Loader
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from trioqueue.clock import Clock
-from trioqueue.errors import StoreUnavailable
-from trioqueue.store.postgres.connection import TrioConnection, is_retryable, unavailable
+from trioqueue.errors import StoreBusy, StoreUnavailable
+from trioqueue.store.postgres.connection import (
+    TrioConnection,
+    answer_within,
+    in_plain_words,
+    is_retryable,
+    unavailable,
+)
 from trioqueue.store.postgres.pool import Pool
 from trioqueue.store.postgres.rows import InstantLoader, Row
 from trioqueue.store.sql import Queries
@@ -63,6 +71,8 @@ class Database:
         deadline = trio.current_time() + within
         try:
             return await self._try(sql, values, within)
+        except StoreBusy:
+            raise
         except StoreUnavailable:
             left = deadline - trio.current_time()
             if not repeatable or left < within / 4:
@@ -90,7 +100,7 @@ class Database:
         if self._clock is not None:
             now = self._clock.now().isoformat()
             await connection.execute("SELECT set_config('virtual.now', %s, false)", [now])
-        cursor = connection.cursor(binary=True)
+        cursor = connection.cursor(binary=True, row_factory=tuple_row)
         if instants is not None:
             cursor.adapters.register_loader("timestamptz", instants)
         await cursor.execute(sql, values)
@@ -105,13 +115,16 @@ class Database:
         """A transaction on a handler's connection. Call what this yields as the last thing in the block.
 
         It runs one more query and commits, or raises `or_else` when the query returns no row. Once
-        that has begun it cannot be cancelled. Whatever is raised in the block rolls everything back.
+        that has begun it cannot be cancelled. Whatever is raised in the block rolls everything back;
+        `StoreUnavailable` is raised for it when the connection was lost.
         """
 
         async def commit(query: str, values: Values, *, or_else: Exception) -> list[Row]:
             await trio.lowlevel.checkpoint_if_cancelled()
+            if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+                raise RuntimeError("the transaction was ended inside of its block; leave that to the block")
             rows: list[Row] = []
-            with trio.CancelScope(shield=True), _in_plain_words(), _answer_within(LOOP_SECONDS):
+            with trio.CancelScope(shield=True), in_plain_words(), answer_within(LOOP_SECONDS):
                 rows = await self._run(connection, self._queries[query], values, InstantLoader)
                 if not rows:
                     raise or_else
@@ -119,28 +132,12 @@ class Database:
             return rows
 
         try:
-            with _in_plain_words():
+            with in_plain_words():
                 await connection.execute("BEGIN")
             yield commit
-        except BaseException:
+        except BaseException as error:
             with connection.cleanup(), suppress(psycopg.Error):
                 await connection.execute("ROLLBACK")  # noqa: ASYNC102 — shielded by cleanup()
+            if connection.closed and isinstance(error, psycopg.Error) and (reason := unavailable(error)):
+                raise reason from error
             raise
-
-
-@contextmanager
-def _answer_within(seconds: float) -> Iterator[None]:
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError:
-        raise StoreUnavailable(f"no answer within {seconds:g} s") from None
-
-
-@contextmanager
-def _in_plain_words() -> Iterator[None]:
-    """Raise `StoreUnavailable` for what is the server's trouble and not that of the query."""
-    try:
-        yield
-    except psycopg.Error as error:
-        raise unavailable(error) or error from None

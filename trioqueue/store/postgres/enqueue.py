@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import trio
 from psycopg import errors
 
-from trioqueue.errors import StoreUnavailable
+from trioqueue.errors import StoreBusy, StoreUnavailable
 from trioqueue.jobs.job import Job, NewJob
 from trioqueue.store import changes
 from trioqueue.store.postgres.database import REQUEST_SECONDS, Database
@@ -73,10 +73,10 @@ class Enqueuer:
         rows, again = await self._insert(jobs, deadline)
         answers = {n: Enqueued(changes.accepted(jobs[n], now), created=True) for n, now in rows}
         self._hints.ring_for([answers[n].job for n, now in rows if is_due(answers[n].job, now)])
-        for n, new in jobs.items():
-            if n not in answers and (job := await self._there(new, deadline)) is not None:
-                # Nobody else knows this id: after a lost answer, a job that has it is the one just made.
-                answers[n] = Enqueued(job, created=again and job.id == new.id)
+        missing = {n: new for n, new in jobs.items() if n not in answers}
+        for n, job in (await self._there(missing, deadline)).items():
+            # Nobody else knows this id: after a lost answer, a job that has it is the one just made.
+            answers[n] = Enqueued(job, created=again and job.id == jobs[n].id)
         return answers
 
     async def _insert(self, jobs: Mapping[int, NewJob], deadline: float) -> tuple[list[Row], bool]:
@@ -89,21 +89,29 @@ class Enqueuer:
                 return await self._database.rows("enqueue", values, within=left), again
             except errors.UniqueViolation:  # the same id at the same time: an earlier try of this one
                 return [], again
+            except StoreBusy:
+                raise
             except StoreUnavailable:
                 if again or deadline - trio.current_time() < REQUEST_SECONDS / 4:
                     raise
                 again = True
 
-    async def _there(self, new: NewJob, deadline: float) -> Job | None:
-        """The job that is there in place of `new`."""
-        for query, values in (
-            ("job", {"id": new.id}),
-            ("job_with_unique_key", {"unique_key": new.unique_key}),
-        ):
-            left = max(deadline - trio.current_time(), SHORTEST_SECONDS)
-            for row in await self._database.rows(query, values, within=left, repeatable=True):
-                return job_from_row(row)
-        return None
+    async def _there(self, jobs: Mapping[int, NewJob], deadline: float) -> dict[int, Job]:
+        """The jobs that are there in place of these."""
+        if not jobs:
+            return {}
+        values = {
+            "ids": [new.id for new in jobs.values()],
+            "unique_keys": [new.unique_key for new in jobs.values() if new.unique_key is not None],
+        }
+        left = max(deadline - trio.current_time(), SHORTEST_SECONDS)
+        rows = await self._database.rows("jobs_there", values, within=left, repeatable=True)
+        there = [job_from_row(row) for row in rows]
+        by_id = {job.id: job for job in there}
+        by_key: dict[str | None, Job] = {job.unique_key: job for job in there if not job.is_final}
+        by_key.pop(None, None)
+        found = {n: by_id.get(new.id) or by_key.get(new.unique_key) for n, new in jobs.items()}
+        return {n: job for n, job in found.items() if job is not None}
 
 
 def _values(jobs: Mapping[int, NewJob]) -> dict[str, list[object]]:

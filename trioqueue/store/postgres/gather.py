@@ -89,7 +89,7 @@ class Gatherer:
         except StoreUnavailable as error:
             for call in calls:
                 _answer(call, outcome.Error(StoreUnavailable(error.reason)))
-        except Exception as error:
+        except Exception as error:  # whatever it is, those who wait must be told
             if len(calls) == 1:
                 return _answer(calls[0], outcome.Error(error))
             for call in reversed(calls):  # one by one, so that only the guilty one fails

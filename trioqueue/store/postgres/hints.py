@@ -77,7 +77,11 @@ class Hints:
         self._bells.append(bell)
 
     def ring(self, hint: Hint, queues: Iterable[str] = ()) -> None:
-        """Ring here at once, and elsewhere soon: once for all that is rung meanwhile."""
+        """Ring here at once, and elsewhere soon: once for all that is rung meanwhile.
+
+        The names of `queues` travel along, each at its own pace, so that a busy queue never delays the
+        news of a quiet one.
+        """
         self._ring_here(hint)
         told = {f"{self._origin} {hint.name} {queue}" for queue in set(queues) or {""}}
         if not told <= self._untold:

@@ -12,11 +12,12 @@ from psycopg import errors
 
 from trioqueue.errors import ConfigError
 from trioqueue.store.migrations import Migrated, Migration, missing, oldest_after
-from trioqueue.store.postgres.connection import TrioConnection, connect
-from trioqueue.store.postgres.options import PostgresOptions
+from trioqueue.store.options import PostgresOptions
+from trioqueue.store.postgres.connection import TrioConnection, answer_within, connect, in_plain_words
 from trioqueue.store.postgres.queries import migrations_of, named
 
 CONNECT_SECONDS = 10.0
+MIGRATION_SECONDS = 600.0
 
 OLDEST_SERVER = 14
 
@@ -49,14 +50,16 @@ async def prepare(
     """Check the server, and migrate the schema. `virtual_time`: it is for tests, and made for them."""
     if problems := options.problems():
         raise ConfigError(problems)
-    await _check_server(connection, options)
+    with in_plain_words(), answer_within(CONNECT_SECONDS):
+        await _check_server(connection, options)
     migrations = migrations_of(options)
     try:
-        before, wanted = await _look(connection, options, migrations)
-        if wanted and not print_only:
-            await _apply(connection, options, migrations, virtual_time=virtual_time)
-        if not print_only:
-            await _check_time(connection, options, virtual_time=virtual_time)
+        with in_plain_words(), answer_within(MIGRATION_SECONDS):
+            before, wanted = await _look(connection, options, migrations)
+            if wanted and not print_only:
+                await _apply(connection, options, migrations, virtual_time=virtual_time)
+            if not print_only:
+                await _check_time(connection, options, virtual_time=virtual_time)
     except errors.InsufficientPrivilege as error:
         problem = (
             f"the role may not use or change the schema {options.schema!r} ({_first_line(error)}); "
@@ -94,7 +97,7 @@ async def _apply(
 ) -> None:
     async with connection.transaction():
         await connection.execute(PATIENCE)
-        await connection.execute(LOCK, [f"{options.schema}.{options.table_prefix}"])
+        await connection.execute(LOCK, [options.schema])
         # Asked again under the lock: another node may have been faster.
         before, wanted = await _look(connection, options, migrations)
         if before == 0:

@@ -11,19 +11,16 @@ from trioqueue.clock import Clock
 from trioqueue.config import without_secrets
 from trioqueue.errors import StoreUnavailable
 from trioqueue.jobs.job import NodeId
+from trioqueue.store.options import PostgresOptions
 from trioqueue.store.postgres.connection import NO_LIMITS, Server, TrioConnection
-from trioqueue.store.postgres.database import Database
+from trioqueue.store.postgres.database import LOOP_SECONDS, Database
 from trioqueue.store.postgres.enqueue import Enqueuer
 from trioqueue.store.postgres.hints import Hints
 from trioqueue.store.postgres.migrate import CONNECT_SECONDS, prepare
-from trioqueue.store.postgres.options import PostgresOptions
 from trioqueue.store.postgres.pool import Pool
 from trioqueue.store.postgres.queries import queries_of
 from trioqueue.store.postgres.rows import InstantLoader
 from trioqueue.store.postgres.store import PostgresStore
-
-TRANSACTIONS = 100
-"""So many handlers' transactions at once; each has a connection of its own."""
 
 FAREWELL_SECONDS = 1.0
 """For taking the node off the list, when it ends while the server is away."""
@@ -45,9 +42,6 @@ async def open_postgres(
         first.discard()
     pool = Pool(partial(_connect, server), size=options.connections, random=random)
     for_handlers = Server(url, limits=NO_LIMITS)
-    transactions = Pool(
-        partial(for_handlers.connect, within=CONNECT_SECONDS), size=TRANSACTIONS, random=random
-    )
     listen = partial(server.connect, within=CONNECT_SECONDS)
     hints = Hints(pool, listen, channel=options.channel_name, random=random)
     database = Database(pool, queries_of(options), clock)
@@ -57,13 +51,12 @@ async def open_postgres(
         database=database,
         enqueuer=enqueuer,
         hints=hints,
-        transactions=transactions,
+        connect=partial(for_handlers.connect, within=LOOP_SECONDS),
         random=random,
     )
     failure: Exception | None = None
     async with trio.open_nursery() as connecting:
         await connecting.start(pool.run)
-        await connecting.start(transactions.run)
         async with trio.open_nursery() as listening:
             if clock is None:  # in virtual time nothing may come from outside
                 listening.start_soon(hints.run)
@@ -78,8 +71,8 @@ async def open_postgres(
             # Whatever had been handed to the store has been committed or refused.
             listening.cancel_scope.cancel()
         # Nobody rings any more.
-        with trio.move_on_after(FAREWELL_SECONDS, shield=True), suppress(StoreUnavailable):
-            await store.forget(node)
+        with trio.CancelScope(shield=True), suppress(StoreUnavailable):
+            await store.forget(node, within=FAREWELL_SECONDS)
         connecting.cancel_scope.cancel()
     # Every connection is closed.
     if failure is not None:

@@ -5,7 +5,6 @@ Connecting belongs to the pool and not to a caller, so that nobody's deadline cu
 next one. Who gets what is decided in `_serve()`, which never waits.
 """
 
-import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -52,6 +51,8 @@ class Pool:
         """Why connecting failed; None after a success."""
         self._pause_seconds = 0.0
         self._paused_until = 0.0
+        self._waking = False
+        """A task waits for the end of the pause."""
 
     def __repr__(self) -> str:
         return (
@@ -84,6 +85,7 @@ class Pool:
         late = StoreUnavailable(f"no answer within {within:.3g} s")
         with held_clock():
             connection = await self._acquire(deadline, late)
+            connection.give_up_at = deadline
             scope = trio.CancelScope(deadline=deadline, shield=True)
             try:
                 with scope:
@@ -100,22 +102,6 @@ class Pool:
                 raise reason from error
             finally:
                 self._take_back(connection)
-
-    @asynccontextmanager
-    async def lend(self, within: float) -> AsyncIterator[TrioConnection]:
-        """A connection for as long as the block takes, in which the caller can be cancelled as anywhere.
-
-        Raises `StoreUnavailable` when there is none within `within` seconds. Errors in the block are
-        raised as they are, and time goes on meanwhile.
-        """
-        with held_clock():
-            late = StoreUnavailable(f"no connection within {within:.3g} s")
-            connection = await self._acquire(trio.current_time() + within, late)
-        connection.give_up_at = math.inf
-        try:
-            yield connection
-        finally:
-            self._take_back(connection)
 
     async def _acquire(self, deadline: float, late: StoreUnavailable) -> TrioConnection:
         await trio.lowlevel.checkpoint_if_cancelled()

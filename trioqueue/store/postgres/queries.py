@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from trioqueue.store.migrations import Migration, read_migrations
-from trioqueue.store.postgres.options import PostgresOptions
+from trioqueue.store.options import PostgresOptions
 from trioqueue.store.postgres.rows import CLAIMED_COLUMNS, JOB_COLUMNS
 from trioqueue.store.sql import Queries, read_queries
 

@@ -5,7 +5,7 @@ before the first try (enqueue.py), a claim carries a token by which it is given 
 a settlement is looked up in the ledger (settling.py).
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from random import Random
@@ -16,10 +16,10 @@ from trioqueue.jobs.lifecycle import after_deadline
 from trioqueue.store import changes
 from trioqueue.store.cursors import LAST_PLACE, cursor_of, place_of
 from trioqueue.store.postgres.claiming import Claims
-from trioqueue.store.postgres.database import LOOP_SECONDS, REQUEST_SECONDS, Database
+from trioqueue.store.postgres.connection import TrioConnection
+from trioqueue.store.postgres.database import REQUEST_SECONDS, Database
 from trioqueue.store.postgres.enqueue import Enqueuer
 from trioqueue.store.postgres.hints import Hints
-from trioqueue.store.postgres.pool import Pool
 from trioqueue.store.postgres.rows import (
     Row,
     attempt_from_row,
@@ -44,6 +44,10 @@ from trioqueue.store.protocol import (
     Settlement,
 )
 
+FOLDED_AT_ONCE = 10_000
+FOLDS = 5
+"""Batches of changes that are added to the counters at a time."""
+
 
 class PostgresStore:
     """Keeps jobs in one schema of a database."""
@@ -55,14 +59,14 @@ class PostgresStore:
         database: Database,
         enqueuer: Enqueuer,
         hints: Hints,
-        transactions: Pool,
+        connect: Callable[[], Awaitable[TrioConnection]],
         random: Random,
     ) -> None:
         self._url = url
         self._database = database
         self._enqueuer = enqueuer
         self._hints = hints
-        self._transactions = transactions
+        self._connect = connect
         self._claims = Claims(database, hints, random)
         self._settlements = Settlements(database, hints, random)
 
@@ -151,12 +155,16 @@ class PostgresStore:
 
     @asynccontextmanager
     async def transaction(self, claim: Claim, *, worker: int | None) -> AsyncIterator[Completion]:
-        async with self._transactions.lend(LOOP_SECONDS) as connection:
+        # A connection of its own: nothing that the handler sets on it may reach another one.
+        connection = await self._connect()
+        try:
             completion = Completion(connection)
             async with self._database.transaction(connection) as commit:
                 yield completion
                 job = await self._settlements.complete(claim, completion.result, worker, commit)
             completion.job = job
+        finally:
+            connection.discard()
 
     async def release(self, claims: Sequence[Claim]) -> int:
         return await self._claims.release(claims)
@@ -171,12 +179,19 @@ class PostgresStore:
     async def rescue(self, *, limit: int) -> Sequence[Job]:
         silence = {"silent_seconds": SILENT_SECONDS}
         [(changed, expired, silent)] = await self._database.rows("rescue_is_due", silence)
-        if changed:
-            await self._database.rows("fold_counters")
         rescued = await self._settlements.rescue(limit=limit) if expired else []
         if silent:
             await self._database.rows("forget_silent_nodes", silence)
+        if changed:
+            await self._fold_counters()
         return rescued
+
+    async def _fold_counters(self) -> None:
+        """A few batches; what is left is for the next time, and the counts are right in any case."""
+        for _ in range(FOLDS):
+            [(folded,)] = await self._database.rows("fold_counters", {"limit": FOLDED_AT_ONCE})
+            if folded < FOLDED_AT_ONCE:
+                break
 
     async def expire(self, *, limit: int) -> Sequence[Job]:
         late = [job_from_row(row) for row in await self._database.rows("late", {"limit": limit})]
@@ -228,9 +243,9 @@ class PostgresStore:
             running.setdefault(node, []).append(running_from_row(tuple(row)))
         return [node_from_row(row, running.get(row[0], [])) for row in seen]
 
-    async def forget(self, node: NodeId) -> None:
+    async def forget(self, node: NodeId, *, within: float) -> None:
         """A node that has ended well is not listed any more."""
-        await self._database.rows("forget_node", {"node": node}, repeatable=True)
+        await self._database.rows("forget_node", {"node": node}, within=within)
 
     async def _read(
         self, query: str, values: Mapping[str, object] | None = None, **parts: str

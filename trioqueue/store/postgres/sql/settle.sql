@@ -45,11 +45,13 @@ held AS MATERIALIZED (
         WHERE held.seq = known.seq
             AND held.status = 'processing'
             AND held.epoch = known.epoch
-            AND (known.asked IS NULL OR known.asked = (held.cancel_requested_at IS NOT NULL))
             AND (NOT %(expired)s OR held.lease_until <= trioqueue.now())
         LIMIT 1
         FOR UPDATE
     ) AS live
+    -- Asked of the row as it is once it is locked. In the condition above, one that is being changed at
+    -- this moment would fit neither way: not asked when it was found, asked when it was locked.
+    WHERE known.asked IS NULL OR known.asked = (live.cancel_requested_at IS NOT NULL)
 ),
 
 again AS (

@@ -12,7 +12,7 @@ class PostgresOptions:
     schema: str = "trioqueue"
     table_prefix: str = ""
     channel: str | None = None
-    """For LISTEN and NOTIFY. None: `schema` followed by `table_prefix`."""
+    """For LISTEN and NOTIFY. None: made of `schema` and `table_prefix`."""
     connections: int = 5
     """At most so many for the calls of a node. One more listens; handlers' transactions have their own."""
     relaxed_durability: bool = False
@@ -20,7 +20,10 @@ class PostgresOptions:
 
     @property
     def channel_name(self) -> str:
-        return self.channel or f"{self.schema}{self.table_prefix}"
+        if self.channel is not None:
+            return self.channel
+        # With a dot, which none of them can have: so no two services make the same of different parts.
+        return f"{self.schema}.{self.table_prefix}" if self.table_prefix else self.schema
 
     def problems(self) -> list[str]:
         """What is wrong with these names, for people. They go into SQL, so they are checked strictly."""

@@ -1,1 +1,0 @@
-SELECT {job_columns} FROM trioqueue.jobs AS jobs WHERE id = ANY (%(ids)s::uuid[]);
