@@ -16,7 +16,7 @@ from trioqueue.clock import WallClock
 from trioqueue.errors import ConfigError, LeaseLost, NotSupported, StoreBusy, StoreUnavailable
 from trioqueue.jobs.job import Json, NodeId, Status
 from trioqueue.jobs.outcome import Completed, Failed, Released
-from trioqueue.store.open import open_store
+from trioqueue.store.open import migrate_store, open_store
 from trioqueue.store.options import PostgresOptions
 from trioqueue.store.postgres.store import PostgresStore
 from trioqueue.store.protocol import Hint, Settlement, Store
@@ -132,6 +132,56 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
         async with open_store(url, clock=WallClock(), random=Random(0), node=ALICE):
             pass
     assert "secret" not in str(raised.value)
+
+
+async def test_many_nodes_may_start_on_an_empty_database_at_the_same_time(open_postgres: OpenStore) -> None:
+    started: list[str] = []
+
+    async def start(number: int) -> None:
+        async with open_postgres(node=NodeId(f"node {number}")) as store:
+            await enqueue(store)
+            started.append(store.url)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(start, number)
+    async with open_postgres() as store:
+        assert len(await everything(store)) == len(started) == 8
+
+
+async def test_migrating_says_what_it_did_and_does_it_once(postgres_database: str) -> None:
+    shown = await migrate_store(postgres_database, postgres=RELAXED, print_only=True)
+    assert (shown.before, shown.after) == (0, 1)
+    assert 'CREATE TABLE "trioqueue"."bodies"' in shown.sql
+    assert ask(postgres_database, "SELECT count(*) FROM pg_namespace WHERE nspname = 'trioqueue'") == [(0,)]
+    done = await migrate_store(postgres_database, postgres=RELAXED)
+    assert (done.before, done.after, done.sql) == (0, 1, shown.sql)
+    again = await migrate_store(postgres_database, postgres=RELAXED)
+    assert (again.before, again.after, again.sql) == (1, 1, "")
+
+
+async def test_a_newer_schema_is_served_where_it_allows_that(
+    open_postgres: OpenStore, postgres_database: str
+) -> None:
+    async with open_postgres():
+        ask(postgres_database, "UPDATE trioqueue.meta SET version = 3, oldest = 1")
+    async with open_postgres() as store:
+        await enqueue(store)
+    ask(postgres_database, "UPDATE trioqueue.meta SET oldest = 2")
+    with pytest.raises(ConfigError, match="newer trioqueue"):
+        async with open_postgres():
+            pass
+
+
+async def test_a_schema_of_another_program_is_left_alone(
+    open_postgres: OpenStore, postgres_database: str
+) -> None:
+    ask(postgres_database, "CREATE SCHEMA trioqueue")
+    ask(postgres_database, "CREATE TABLE trioqueue.live (mine int)")
+    with pytest.raises(ConfigError, match="another program"):
+        async with open_postgres():
+            pass
+    assert ask(postgres_database, "SELECT count(*) FROM trioqueue.live") == [(0,)]
 
 
 # Names

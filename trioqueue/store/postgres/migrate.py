@@ -22,6 +22,14 @@ MIGRATION_SECONDS = 600.0
 OLDEST_SERVER = 14
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtext('trioqueue'), hashtext(%s))"
+EXISTS = """
+SELECT EXISTS (
+    SELECT FROM pg_class AS class JOIN pg_namespace AS space ON space.oid = class.relnamespace
+    WHERE space.nspname = %s AND class.relname = %s
+)
+"""
+"""to_regclass() would answer from a cache, in which a table that somebody has just made is still missing."""
+
 PATIENCE = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0"
 
 VIRTUAL_NOW = """
@@ -80,7 +88,8 @@ async def _look(
 ) -> tuple[int, Sequence[Migration]]:
     """The schema's version, and the migrations that it lacks."""
     meta = named("trioqueue.meta", options)
-    [(exists,)] = await (await connection.execute("SELECT to_regclass(%s) IS NOT NULL", [meta])).fetchall()
+    names = [options.schema, f"{options.table_prefix}meta"]
+    [(exists,)] = await (await connection.execute(EXISTS, names)).fetchall()
     if not exists:
         return 0, migrations
     rows = await (await connection.execute(f"SELECT version, oldest FROM {meta}".encode())).fetchall()
