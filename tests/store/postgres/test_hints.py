@@ -9,6 +9,7 @@ from random import Random
 import pytest
 import trio
 from psycopg import generators
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from tests.postgres.proxy import start_proxy
@@ -210,11 +211,11 @@ async def test_a_listener_whose_connection_is_ended_listens_again_and_rings_ever
 
 
 async def test_a_listener_that_hears_nothing_any_more_is_replaced(
-    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PROOF_SECONDS", 0.05)
     monkeypatch.setattr(module, "HEARD_WITHIN_SECONDS", 0.5)
-    with start_proxy(postgres_server.port) as proxy:
+    with start_proxy(postgres_server.port) as proxy, capture_logs() as logs:
         ear = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres?sslmode=disable"
         async with open_node(postgres_server.url, ear) as node:
             await trio.sleep(0.2)  # it has proved that it hears
@@ -224,24 +225,23 @@ async def test_a_listener_that_hears_nothing_any_more_is_replaced(
                     await trio.sleep(0.01)
             proxy.heal()
             await node.bells.wait(Hint.WORK)
-            assert caplog.records == []
+            assert logs == []
 
 
 async def test_who_never_hears_anything_says_so_once_and_tries_on(
     postgres_database: str,
     postgres_url: str,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """As behind a pooler in transaction mode. Here it listens in another database."""
     monkeypatch.setattr(module, "HEARD_WITHIN_SECONDS", 0.02)
     monkeypatch.setattr(module, "SHORTEST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(module, "DEAF_PAUSE_SECONDS", 0.002)
-    async with open_node(postgres_url, postgres_database) as node:
-        await node.bells.wait(Hint.WORK, module.DEAF_ROUNDS + 3)
-    warned = [record.getMessage() for record in caplog.records if record.name == "trioqueue.store"]
-    assert len(warned) == 1
-    assert "polling alone" in warned[0]
+    with capture_logs() as logs:
+        async with open_node(postgres_url, postgres_database) as node:
+            await node.bells.wait(Hint.WORK, module.DEAF_ROUNDS + 3)
+    assert [line["log_level"] for line in logs] == ["warning"]
+    assert "polling alone" in logs[0]["event"]
 
 
 async def test_bells_ring_and_no_caller_fails_while_the_server_is_away(postgres_url: str) -> None:

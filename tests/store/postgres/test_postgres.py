@@ -10,6 +10,7 @@ import psycopg
 import pytest
 import trio
 
+from tests.conftest import ROOT
 from tests.postgres.server import Server
 from tests.store.postgres.conftest import RELAXED, OpenStore, ask, until_somebody_waits
 from trioqueue.clock import WallClock
@@ -158,6 +159,62 @@ async def test_migrating_says_what_it_did_and_does_it_once(postgres_database: st
     assert (done.before, done.after, done.sql) == (0, 1, shown.sql)
     again = await migrate_store(postgres_database, postgres=RELAXED)
     assert (again.before, again.after, again.sql) == (1, 1, "")
+
+
+async def test_the_script_that_migrating_shows_may_be_run_by_hand(
+    open_postgres: OpenStore, postgres_database: str
+) -> None:
+    shown = await migrate_store(postgres_database, postgres=RELAXED, print_only=True)
+    ask(postgres_database, shown.sql)
+    async with open_postgres() as store:
+        await enqueue(store)
+    again = await migrate_store(postgres_database, postgres=RELAXED)
+    assert (again.before, again.sql) == (1, "")
+
+
+async def test_the_owner_of_an_empty_schema_may_migrate_and_grant_the_rest(postgres_database: str) -> None:
+    """The grants are those of docs/postgres.md."""
+    name = postgres_database.rpartition("/")[2]
+    ask(postgres_database, f"CREATE ROLE {name}_owner LOGIN; CREATE ROLE {name}_nodes LOGIN")
+    ask(postgres_database, f"CREATE ROLE {name}_application LOGIN")
+    ask(postgres_database, f"CREATE SCHEMA trioqueue AUTHORIZATION {name}_owner")
+    owner, nodes, application = (
+        postgres_database.replace("//postgres@", f"//{name}_{role}@")
+        for role in ("owner", "nodes", "application")
+    )
+    await migrate_store(owner, postgres=RELAXED)
+    page = (ROOT / "docs" / "postgres.md").read_text()
+    grants = [line for line in page.splitlines() if line.startswith("GRANT ")]
+    assert len(grants) == 5
+    for grant in grants:
+        sql = grant.replace("TO nodes", f"TO {name}_nodes").replace("application;", f"{name}_application;")
+        ask(owner, sql)
+    job_id = ask(application, "SELECT trioqueue.enqueue('noop', unique_key => 'k', tags => '{a}')")[0][0]
+    async with open_store(nodes, clock=WallClock(), random=Random(0), node=ALICE, postgres=RELAXED) as store:
+        claimed = await claim_one(store)
+        assert claimed.job.id == str(job_id)
+        await settle(store, claimed, Completed())
+        await store.rescue(limit=1)
+        await store.prune({Status.COMPLETED: timedelta(0)}, limit=1)
+    ask(postgres_database, "DROP SCHEMA trioqueue CASCADE")
+    for role in ("owner", "nodes", "application"):
+        ask(postgres_database, f"DROP ROLE {name}_{role}")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://a:secret@127.0.0.1/b?bogus=1", "no parameter 'bogus'"),
+        ("postgresql://a:secr@et@127.0.0.1/b", "%40"),
+        ("postgresql://a:secret@[::1/b", "not a URL"),
+    ],
+)
+async def test_a_url_that_cannot_be_used_is_bad_configuration(url: str, words: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        async with open_store(url, clock=WallClock(), random=Random(0), node=ALICE):
+            pass
+    assert words in str(raised.value)
+    assert "secr" not in str(raised.value)
 
 
 async def test_a_newer_schema_is_served_where_it_allows_that(

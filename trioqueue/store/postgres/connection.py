@@ -5,6 +5,7 @@ pooler in transaction mode: no session state, no prepared statements.
 """
 
 import math
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Self
@@ -20,7 +21,7 @@ from psycopg.rows import TupleRow, tuple_row
 from psycopg.waiting import Wait
 
 from trioqueue.clock import held_clock
-from trioqueue.errors import StoreBusy, StoreUnavailable
+from trioqueue.errors import ConfigError, StoreBusy, StoreUnavailable
 from trioqueue.store.postgres.transaction import TrioTransaction
 from trioqueue.store.postgres.waiting import poll, until_connected, until_done
 
@@ -209,7 +210,7 @@ class Server:
     """Where to connect to, and what has been learnt about it."""
 
     def __init__(self, url: str, *, limits: str = CALL_LIMITS) -> None:
-        self._url = url
+        self._given = _parameters(url)
         # A system may not know how to watch, and a pooler may refuse all: then the next one is tried.
         self._options = [f"{limits} {WATCH} {PLAN}", f"{limits} {PLAN}", ""]
 
@@ -232,12 +233,23 @@ class Server:
             raise unavailable(error) or StoreUnavailable(_first_line(error)) from None
 
     def _conninfo(self, options: str) -> str:
-        try:
-            given = conninfo_to_dict(self._url)
-        except psycopg.Error:  # its text quotes the URL, with the password
-            raise psycopg.OperationalError("the URL of the database cannot be read") from None
+        given = self._given
         options = f"{options} {given.get('options', '')}".strip()
         return make_conninfo("", **{**DEFAULTS, **given, "options": options or None})
+
+
+def _parameters(url: str) -> ConnDict:
+    """What a URL says, or `ConfigError`, without libpq's own words: they may quote the password."""
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.Error as error:
+        unknown = re.search(r'invalid URI query parameter: "(\w+)"', str(error))
+        problem = f"it has no parameter {unknown[1]!r}" if unknown else "it is not a URL of libpq's"
+        raise ConfigError([f"the URL of the PostgreSQL store cannot be used: {problem}"]) from None
+    if "@" in str(given.get("host", "")):
+        problem = "it has an @ too many; in a password, write %40 for @, %2F for / and %3A for :"
+        raise ConfigError([f"the URL of the PostgreSQL store cannot be used: {problem}"])
+    return given
 
 
 async def connect(conninfo: str, *, within: float) -> TrioConnection:

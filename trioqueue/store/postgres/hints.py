@@ -5,13 +5,13 @@ listens also polls. A notification is never part of the transaction that it tell
 takes a lock that all notifying transactions of a server share.
 """
 
-import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from random import Random
 
 import psycopg
+import structlog
 import trio
 from psycopg import generators, sql
 
@@ -21,8 +21,6 @@ from trioqueue.jobs.job import Job
 from trioqueue.store.postgres.connection import TrioConnection
 from trioqueue.store.postgres.pool import Pool
 from trioqueue.store.protocol import Bell, Hint
-
-logger = logging.getLogger("trioqueue.store")
 
 GAP_SECONDS = 0.05
 """The same is told at most once in so long."""
@@ -137,7 +135,7 @@ class Hints:
             elif deaf:
                 deaf_rounds += 1
                 if deaf_rounds == DEAF_ROUNDS:
-                    logger.warning(DEAF)
+                    structlog.stdlib.get_logger("trioqueue.store").warning(DEAF)
             await trio.sleep(pause * self._random.uniform(0.5, 1))
             longest = DEAF_PAUSE_SECONDS if deaf_rounds >= DEAF_ROUNDS else LONGEST_PAUSE_SECONDS
             pause = min(longest, 2 * pause)

@@ -64,6 +64,7 @@ async def prepare(
     try:
         with in_plain_words(), answer_within(MIGRATION_SECONDS):
             before, wanted = await _look(connection, options, migrations)
+            has_schema = await _has_schema(connection, options)
             if wanted and not print_only:
                 await _apply(connection, options, migrations, virtual_time=virtual_time)
             if not print_only:
@@ -71,7 +72,8 @@ async def prepare(
     except errors.InsufficientPrivilege as error:
         problem = (
             f"the role may not use or change the schema {options.schema!r} ({_first_line(error)}); "
-            "run `trioqueue migrate` as its owner, and grant this role the use of its tables"
+            "run `trioqueue migrate` as a role that may (for the first time it needs CREATE on the database, "
+            "or a schema of its own), and grant this role the use of the tables"
         )
         raise ConfigError([problem]) from error
     except (errors.DuplicateTable, errors.DuplicateFunction, errors.UndefinedColumn) as error:
@@ -80,7 +82,8 @@ async def prepare(
             "choose TRIOQUEUE_POSTGRES_SCHEMA or TRIOQUEUE_POSTGRES_TABLE_PREFIX"
         )
         raise ConfigError([problem]) from error
-    return Migrated(before, max(before, len(migrations)), "\n".join(migration.sql for migration in wanted))
+    script = _script(options, migrations, wanted, has_schema=has_schema) if wanted else ""
+    return Migrated(before, max(before, len(migrations)), script and f"BEGIN;\n\n{script}\nCOMMIT;\n")
 
 
 async def _look(
@@ -109,17 +112,34 @@ async def _apply(
         await connection.execute(LOCK, [options.schema])
         # Asked again under the lock: another node may have been faster.
         before, wanted = await _look(connection, options, migrations)
-        if before == 0:
-            await connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{options.schema}"'.encode())
-        for migration in wanted:
-            await connection.execute(migration.sql.encode())
-            await connection.execute(
-                named("UPDATE trioqueue.meta SET version = %s, oldest = %s", options).encode(),
-                [migration.number, oldest_after(migrations, migration.number)],
-            )
+        has_schema = await _has_schema(connection, options)
+        await connection.execute(_script(options, migrations, wanted, has_schema=has_schema).encode())
         if before == 0 and virtual_time:
             await connection.execute(named(VIRTUAL_NOW, options).encode())
             await connection.execute(named("UPDATE trioqueue.meta SET virtual_time = true", options).encode())
+
+
+def _script(
+    options: PostgresOptions,
+    migrations: Sequence[Migration],
+    wanted: Sequence[Migration],
+    *,
+    has_schema: bool,
+) -> str:
+    """All that is to be done, as one text; to be run in a transaction."""
+    # Not IF NOT EXISTS: that asks for the right to create schemas even where there is nothing to create.
+    parts = [] if has_schema else [f'CREATE SCHEMA "{options.schema}";\n']
+    for migration in wanted:
+        oldest = oldest_after(migrations, migration.number)
+        note = f"UPDATE trioqueue.meta SET version = {migration.number}, oldest = {oldest};\n"
+        parts += [migration.sql, named(note, options)]
+    return "\n".join(parts)
+
+
+async def _has_schema(connection: TrioConnection, options: PostgresOptions) -> bool:
+    query = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)"
+    [(exists,)] = await (await connection.execute(query, [options.schema])).fetchall()
+    return bool(exists)
 
 
 async def _check_time(connection: TrioConnection, options: PostgresOptions, *, virtual_time: bool) -> None:
