@@ -7,7 +7,7 @@ reached, too, since readiness and the log must not learn it later than the calle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import trio
@@ -164,11 +164,11 @@ class Service:
             payload=payload,
             queue=request.queue,
             priority=request.priority,
-            run_at=request.run_at,
+            run_at=_utc(request.run_at),
             delay_seconds=request.delay_seconds,
             max_attempts=request.max_attempts or handler.max_attempts,
             timeout_seconds=_float(request.timeout_seconds or handler.timeout_seconds),
-            deadline_at=request.deadline_at,
+            deadline_at=_utc(request.deadline_at),
             unique_key=request.unique_key,
             tags=tuple(dict.fromkeys(request.tags)),
             parent_id=parent.id if parent else None,
@@ -204,6 +204,11 @@ class Service:
     def _notice_end(self, event: Event) -> None:
         if isinstance(event, AttemptEnded) and event.job.id in self._ended:
             self._ended.pop(event.job.id).set()
+
+
+def _utc(instant: datetime | None) -> datetime | None:
+    """As stores keep it. Some of them cannot read every offset that RFC 3339 allows."""
+    return None if instant is None else instant.astimezone(UTC)
 
 
 def _float(seconds: float | None) -> float | None:

@@ -43,9 +43,9 @@ async def list_jobs() -> Response:
     _check_parameters("status", "type", "queue", "tag", "limit", "cursor")
     page = await service().list(
         status=_status(),
-        type=request.args.get("type"),
-        queue=request.args.get("queue"),
-        tag=request.args.get("tag"),
+        type=_text("type"),
+        queue=_text("queue"),
+        tag=_text("tag"),
         limit=_whole_number("limit", DEFAULT_LIMIT, lowest=1, highest=HIGHEST_LIMIT),
         cursor=request.args.get("cursor"),
     )
@@ -158,6 +158,13 @@ def _status() -> Status | None:
         return Status(text)
     except ValueError:
         raise InvalidFilter("status", f"{text[:40]!r} is not one of {', '.join(Status)}") from None
+
+
+def _text(name: str) -> str | None:
+    text = request.args.get(name)
+    if text is not None and "\x00" in text:
+        raise InvalidFilter(name, "nothing contains NUL")
+    return text
 
 
 def _whole_number(name: str, default: int, *, lowest: int, highest: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -14,9 +14,11 @@ from tests.conftest import ROOT
 from tests.postgres.server import Server
 from tests.store.postgres.conftest import RELAXED, OpenStore, ask, until_somebody_waits
 from trioqueue.clock import WallClock
+from trioqueue.config import load_settings
 from trioqueue.errors import ConfigError, LeaseLost, NotSupported, StoreBusy, StoreUnavailable
 from trioqueue.jobs.job import Json, NodeId, Status
 from trioqueue.jobs.outcome import Completed, Failed, Released
+from trioqueue.node import Node
 from trioqueue.store.open import migrate_store, open_store
 from trioqueue.store.options import PostgresOptions
 from trioqueue.store.postgres.store import PostgresStore
@@ -32,6 +34,7 @@ from trioqueue.testing.conformance import (
     new_job,
     settle,
 )
+from trioqueue.wire import parse_job_request
 
 ANY = None
 
@@ -239,6 +242,19 @@ async def test_a_schema_of_another_program_is_left_alone(
         async with open_postgres():
             pass
     assert ask(postgres_database, "SELECT count(*) FROM trioqueue.live") == [(0,)]
+
+
+async def test_an_instant_in_any_zone_is_kept(open_postgres: OpenStore, postgres_database: str) -> None:
+    """RFC 3339 knows offsets that PostgreSQL does not read."""
+    settings = load_settings(store=postgres_database, relaxed_durability=True, worker_count=0)
+    node = Node(settings)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.run)
+        body = b'{"type": "noop", "run_at": "2030-01-02T00:00:00+23:59"}'
+        job = (await node.service.enqueue(parse_job_request(body))).job
+        assert await node.service.get(job.id) == (job, [])
+        assert job.run_at == datetime(2030, 1, 1, 0, 1, tzinfo=UTC)
+        node.stop()
 
 
 # Names
