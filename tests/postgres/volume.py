@@ -183,7 +183,8 @@ def calls(volume: Volume, *, jobs: int = 10) -> dict[str, tuple[str, dict[str, A
         "prune": ("prune", {"status": "completed", "kept_for": timedelta(seconds=1), "limit": 1000}),
     }
     sql: dict[str, tuple[str, dict[str, Any]]] = {
-        name: (volume.queries[query], dict(values)) for name, (query, values) in found.items()
+        name: (volume.queries[query].replace("{skip_locked}", ""), dict(values))
+        for name, (query, values) in found.items()
     }
     for name, table, filters, status in (
         ("list", "page_of_bodies", "", "pending"),

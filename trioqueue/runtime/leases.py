@@ -26,6 +26,9 @@ MARGIN = 0.2
 RENEWALS = 3
 """Renewals in the time of one lease; one may fail without harm."""
 
+AGAIN_SECONDS = 0.5
+"""The pause before renewing is tried again: there is a margin to win."""
+
 LONGEST_WAIT_SECONDS = 10.0
 """Renew at least this often, so that a request to cancel whose hint was lost is seen soon."""
 
@@ -192,24 +195,28 @@ class Leases:
             self._health.turn("leases")
             await self._renew_now.wait_at_most(wait)
             try:
-                await self.renew()
-                wait = interval
+                wait = interval if await self.renew() else min(interval, AGAIN_SECONDS)
             except StoreUnavailable as error:
                 # The scopes' deadlines go on meanwhile; try often, there is a margin to win.
                 self._health.store_failed(error.reason)
-                wait = min(interval, 0.5)
+                wait = min(interval, AGAIN_SECONDS)
 
-    async def renew(self) -> None:
-        """Renew every claim in hand; stop those that are lost or were asked to stop."""
+    async def renew(self) -> bool:
+        """Renew every claim in hand; stop those that are lost or were asked to stop.
+
+        False when some could not be renewed now, though they are not lost.
+        """
         await self._release_again()
         held = [held for held in self._held.values() if held.cause is not Cause.LOST and held.settled is None]
         if not held:
-            return
+            return True
         asked_at = trio.current_time()
         renewals = await self._store.renew([item.claim for item in held], lease_seconds=self.lease_seconds)
         self._health.store_written()
         stop_at = self.stop_at(asked_at)
         for item, renewal in zip(held, renewals, strict=True):
+            if renewal.busy:
+                continue
             if not renewal.renewed:
                 self._lose(item)
             elif renewal.cancel_requested:
@@ -217,6 +224,7 @@ class Leases:
                 item.cancel(Cause.CANCEL)
             else:
                 item.extend(stop_at)
+        return not any(renewal.busy for renewal in renewals)
 
     def _lose(self, held: Held) -> None:
         """The fence has moved on. A claim that is just being settled is not lost, only gone."""

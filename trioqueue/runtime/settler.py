@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import trio
 
-from trioqueue.errors import StoreUnavailable
+from trioqueue.errors import StoreBusy, StoreUnavailable
 from trioqueue.events import AttemptEnded, AttemptLost, Events
 from trioqueue.health import Health
 from trioqueue.jobs.job import Job
@@ -21,6 +21,9 @@ from trioqueue.store.protocol import Settlement, Store
 
 LONGEST_WAIT_SECONDS = 2.0
 """Between two tries to record outcomes while the store is away."""
+
+BUSY_SECONDS = 2.0
+"""So long one that somebody else's transaction holds is left alone."""
 
 LONGEST_REST_SECONDS = 10.0
 """Without news it looks, and shows that it lives, at least this often."""
@@ -47,6 +50,9 @@ class Settler:
         self._health = health
         self._random = random
         self._ended: list[Ended] = []
+        self._busy: list[Ended] = []
+        """Those whose jobs somebody else's transaction holds."""
+        self._look_again_at = 0.0
         self._news = Wakeup()
         self._closed = False
 
@@ -68,10 +74,16 @@ class Settler:
 
     async def run(self) -> None:
         """Record until `close`. Cancelled, what is not recorded stays in hand and is counted as left."""
-        while self._ended or not self._closed:
+        while self._ended or self._busy or not self._closed:
             self._health.turn("settler")
+            rest = LONGEST_REST_SECONDS
+            if self._busy:
+                rest = self._look_again_at - trio.current_time()
+                if rest <= 0:
+                    self._ended += self._busy
+                    self._busy = []
             if not self._ended:
-                await self._news.wait_at_most(LONGEST_REST_SECONDS)
+                await self._news.wait_at_most(rest)
                 continue
             batch = list(self._ended)
             for ended, job in await self._record(batch):
@@ -79,7 +91,10 @@ class Settler:
             del self._ended[: len(batch)]
 
     async def _record(self, batch: list[Ended]) -> list[tuple[Ended, Job | None]]:
-        """The jobs after the commit, however often the store fails; None where the lease was lost."""
+        """The jobs after the commit, however often the store fails; None where the lease was lost.
+
+        One that somebody else's transaction holds is missing, and tried again later.
+        """
         wait = 0.05
         while True:
             self._health.turn("settler")
@@ -88,6 +103,12 @@ class Settler:
                 jobs = await self._store.settle(settlements)
                 self._health.store_written()
                 return list(zip(batch, jobs, strict=True))
+            except StoreBusy:
+                if len(batch) > 1:
+                    return [pair for ended in batch for pair in await self._record([ended])]
+                self._busy += batch  # the others shall not wait with it
+                self._look_again_at = trio.current_time() + BUSY_SECONDS
+                return []
             except StoreUnavailable as error:
                 self._health.store_failed(error.reason)
                 await trio.sleep(wait * (0.75 + 0.5 * self._random.random()))

@@ -87,12 +87,15 @@ class Upkeep:
         await supervisor.reach("beat", partial(self._store.beat, self._node, stopping=True))
 
     async def _rescue(self) -> None:
-        jobs = await self._store.rescue(limit=RESCUE_BATCH)
-        if jobs:
+        """As many batches as there are: a node that died may have held many."""
+        while jobs := await self._store.rescue(limit=RESCUE_BATCH):
+            self._health.turn("rescue")
             kill_orphans()
             dead = [job.id for job in jobs if job.status is Status.DEAD]
             rescued = JobsRescued(node=self._node, job_ids=[job.id for job in jobs], dead_ids=dead)
             self._events.publish(rescued)
+            if len(jobs) < RESCUE_BATCH:
+                break
 
     async def _expire(self) -> None:
         """End what can no longer be in time; as many batches as there are."""

@@ -59,9 +59,11 @@ class Renewal(msgspec.Struct, frozen=True):
 
     claim: Claim
     renewed: bool
-    """False: the lease was lost. Stop the attempt; it can settle nothing."""
+    """False, and not busy: the lease was lost. Stop the attempt; it can settle nothing."""
     cancel_requested: bool = False
     """Somebody asked for the job to stop."""
+    busy: bool = False
+    """Not renewed, and not lost: somebody else's transaction holds the row. Ask again soon."""
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,7 +207,8 @@ class Store(Protocol):
         """Make the leases of these claims end `lease_seconds` from now, in one write.
 
         Fenced one by one: a claim that does not hold its job any more is answered with
-        `renewed` false, and the others are renewed all the same. Same order as `claims`.
+        `renewed` false, and the others are renewed all the same. Same order as `claims`. A claim
+        whose job somebody else's transaction holds is `busy`, and its lease ends when it did.
         """
 
     async def progress(self, claim: Claim, progress: Json) -> None:
@@ -215,7 +218,8 @@ class Store(Protocol):
         """Record how attempts ended, end their leases, and return the jobs as they are now.
 
         Fenced one by one: None, and nothing changes, unless the job is processing under the claim's
-        epoch; the others are settled all the same. Same order as `settlements`.
+        epoch; the others are settled all the same. Same order as `settlements`. `StoreBusy`, and
+        nothing changes, when somebody else's transaction holds one of the jobs for too long.
 
         A job becomes what `lifecycle.after_attempt` says of the stored job, so that a request to
         cancel that came in the meantime is honoured. The attempt goes into the ledger in the same

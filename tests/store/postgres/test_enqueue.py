@@ -76,6 +76,16 @@ async def test_a_unique_key_is_answered_with_the_job_that_has_it(
     assert enqueue(application, "mail", unique_key="report") != first
 
 
+async def test_a_payload_may_be_nested_as_deep_as_over_http(
+    store: Store, application: psycopg.Connection[Any]
+) -> None:
+    deepest = "[" * 64 + "1" + "]" * 64
+    application.execute("SELECT trioqueue.enqueue('mail', %s::jsonb)", [deepest])
+    application.commit()
+    (job,) = await everything(store)
+    assert job.payload == deepest.encode()
+
+
 async def test_a_child_knows_its_root(store: Store, application: psycopg.Connection[Any]) -> None:
     root = enqueue(application, "mail")
     child = enqueue(application, "mail", parent_id=root)
@@ -118,6 +128,8 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("type", {"type": None}),
     ("queue", {"queue": "no spaces"}),
     ("payload", {"payload": None}),
+    ("payload", {"payload": "[" * 65 + "]" * 65}),
+    ("payload", {"payload": '{"a": [1e5000]}'}),
     ("priority", {"priority": 1_000_001}),
     ("max_attempts", {"max_attempts": 0}),
     ("timeout_seconds", {"timeout_seconds": 0.0}),

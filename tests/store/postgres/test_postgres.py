@@ -16,9 +16,11 @@ from tests.store.postgres.conftest import RELAXED, OpenStore, ask, until_somebod
 from trioqueue.clock import WallClock
 from trioqueue.config import load_settings
 from trioqueue.errors import ConfigError, LeaseLost, NotSupported, StoreBusy, StoreUnavailable
+from trioqueue.jobs.handlers import Handlers
 from trioqueue.jobs.job import Json, NodeId, Status
 from trioqueue.jobs.outcome import Completed, Failed, Released
 from trioqueue.node import Node
+from trioqueue.runtime.context import Context
 from trioqueue.store.open import migrate_store, open_store
 from trioqueue.store.options import PostgresOptions
 from trioqueue.store.postgres.store import PostgresStore
@@ -34,7 +36,7 @@ from trioqueue.testing.conformance import (
     new_job,
     settle,
 )
-from trioqueue.wire import parse_job_request
+from trioqueue.wire import JobRequest, parse_job_request
 
 ANY = None
 
@@ -427,6 +429,72 @@ async def test_a_unique_key_that_somebody_holds_is_no_outage(store: Store, postg
             await enqueue(store, unique_key="report")
         application.rollback()
     assert (await enqueue(store, unique_key="report")).unique_key == "report"
+
+
+async def test_a_row_that_somebody_holds_keeps_no_other_from_being_renewed(
+    store: Store, postgres_database: str
+) -> None:
+    await store.enqueue([new_job() for _ in range(3)])
+    claims = await claim(store, lease_seconds=30)
+    with psycopg.connect(postgres_database) as application:
+        application.execute("SELECT FROM trioqueue.live WHERE seq = 2 FOR UPDATE")
+        with trio.fail_after(0.9):
+            renewals = await store.renew(claims, lease_seconds=60)
+        assert [(renewal.renewed, renewal.busy) for renewal in renewals] == [
+            (True, False),
+            (False, True),
+            (True, False),
+        ]
+    assert [renewal.renewed for renewal in await store.renew(claims, lease_seconds=60)] == [True] * 3
+
+
+async def test_a_row_that_somebody_holds_keeps_no_other_from_being_rescued(
+    store: Store, postgres_database: str
+) -> None:
+    await store.enqueue([new_job() for _ in range(3)])
+    await claim(store, lease_seconds=0)
+    with psycopg.connect(postgres_database) as application:
+        application.execute("SELECT FROM trioqueue.live ORDER BY seq LIMIT 1 FOR UPDATE")
+        assert len(await store.rescue(limit=10)) == 2
+    assert len(await store.rescue(limit=10)) == 1
+
+
+async def test_a_row_that_somebody_holds_keeps_no_other_outcome_from_being_recorded(
+    postgres_database: str,
+) -> None:
+    handlers = Handlers()
+    let_go = trio.Event()
+
+    @handlers.handler("noop")
+    async def noop(ctx: Context) -> None: ...
+
+    @handlers.handler("waiting")
+    async def waiting(ctx: Context) -> None:
+        await let_go.wait()
+
+    settings = load_settings(store=postgres_database, relaxed_durability=True, log_level="error")
+    node = Node(settings, handlers)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.run)
+        held = (await node.service.enqueue(JobRequest(type="waiting"))).job
+        await until_status(node, held.id, Status.PROCESSING)
+        with psycopg.connect(postgres_database) as application:
+            application.execute("SELECT FROM trioqueue.live FOR UPDATE")
+            let_go.set()
+            for _ in range(3):
+                other = (await node.service.enqueue(JobRequest(type="noop"))).job
+                await until_status(node, other.id, Status.COMPLETED)
+            assert (await node.service.get(held.id))[0].status is Status.PROCESSING
+        await until_status(node, held.id, Status.COMPLETED)
+        node.stop()
+
+
+async def until_status(node: Node, job_id: str, status: Status) -> None:
+    with trio.fail_after(10):
+        job, _ = await node.service.get(job_id)
+        while job.status is not status:
+            await trio.sleep(0.01)
+            job, _ = await node.service.get(job_id)
 
 
 async def test_a_rescue_does_not_wait_for_the_counters(store: Store, postgres_database: str) -> None:

@@ -229,6 +229,8 @@ class Server:
                             self._options.remove(options)
         except trio.TooSlowError:
             raise StoreUnavailable(f"no connection within {within:g} s") from None
+        except UnicodeError:  # a host name that cannot be looked up
+            raise StoreUnavailable("the host's name is not one") from None
         except (psycopg.Error, OSError) as error:
             raise unavailable(error) or StoreUnavailable(_first_line(error)) from None
 

@@ -39,7 +39,9 @@ Values = Mapping[str, Any]
 class Commit(Protocol):
     """Ends a transaction with one more query."""
 
-    async def __call__(self, query: str, values: Values, *, or_else: Exception) -> list[Row]: ...
+    async def __call__(
+        self, query: str, values: Values, *, or_else: Exception, **parts: str
+    ) -> list[Row]: ...
 
 
 class Database:
@@ -65,9 +67,7 @@ class Database:
         its connection breaks: it comes to the same whether it was carried out once or twice. Raises
         `StoreUnavailable`; whether the query was carried out is then not known.
         """
-        sql = self._queries[query]
-        for name, part in parts.items():
-            sql = sql.replace(f"{{{name}}}".encode(), part.encode())
+        sql = self._sql(query, parts)
         deadline = trio.current_time() + within
         try:
             return await self._try(sql, values, within)
@@ -106,6 +106,12 @@ class Database:
         await cursor.execute(sql, values)
         return await cursor.fetchall() if cursor.description is not None else []
 
+    def _sql(self, query: str, parts: Mapping[str, str]) -> bytes:
+        sql = self._queries[query]
+        for name, part in parts.items():
+            sql = sql.replace(f"{{{name}}}".encode(), part.encode())
+        return sql
+
     def sql(self, query: str) -> str:
         """The text of a query."""
         return self._queries[query].decode()
@@ -119,13 +125,13 @@ class Database:
         `StoreUnavailable` is raised for it when the connection was lost.
         """
 
-        async def commit(query: str, values: Values, *, or_else: Exception) -> list[Row]:
+        async def commit(query: str, values: Values, *, or_else: Exception, **parts: str) -> list[Row]:
             await trio.lowlevel.checkpoint_if_cancelled()
             if connection.pgconn.transaction_status == TransactionStatus.IDLE:
                 raise RuntimeError("the transaction was ended inside of its block; leave that to the block")
             rows: list[Row] = []
             with trio.CancelScope(shield=True), in_plain_words(), answer_within(LOOP_SECONDS):
-                rows = await self._run(connection, self._queries[query], values, InstantLoader)
+                rows = await self._run(connection, self._sql(query, parts), values, InstantLoader)
                 if not rows:
                     raise or_else
                 await connection.execute("COMMIT")

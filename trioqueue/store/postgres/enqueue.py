@@ -18,6 +18,9 @@ from trioqueue.store.rows import tags_to_text
 TRIES = 5
 """So often a job is sent again because the one that had its unique key ended in between."""
 
+KEYED_SECONDS = 1.1
+"""What a call with a unique key needs: the server waits for a lock for a second (`lock_timeout`)."""
+
 SHORTEST_SECONDS = 0.2
 """Whoever has waited for others gets at least so long for a call of their own."""
 
@@ -25,10 +28,12 @@ SHORTEST_SECONDS = 0.2
 class Enqueuer:
     """Sends new jobs to the database, each once, however often an answer is lost."""
 
-    def __init__(self, database: Database, hints: Hints) -> None:
+    def __init__(self, database: Database, hints: Hints, *, keyed: int) -> None:
+        """`keyed`: so many calls with unique keys at a time."""
         self._database = database
         self._hints = hints
         self._gatherer = Gatherer(self._send, within=REQUEST_SECONDS)
+        self._keyed = trio.Semaphore(keyed)
 
     def __repr__(self) -> str:
         return f"<Enqueuer {self._gatherer!r}>"
@@ -47,9 +52,23 @@ class Enqueuer:
             await trio.lowlevel.checkpoint()
             return []
         if any(new.unique_key is not None for new in jobs):
-            # It may have to wait for a transaction of somebody else's. Nobody shall wait with it.
-            return await self._send(jobs, trio.current_time() + REQUEST_SECONDS)
+            return await self._send_keyed(jobs)
         return await self._gatherer.submit(jobs)
+
+    async def _send_keyed(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        """They may have to wait for a transaction of somebody else's. Nobody else shall wait with them.
+
+        Few at a time, for each that waits has one of the pool's connections.
+        """
+        deadline = trio.current_time() + REQUEST_SECONDS
+        with trio.move_on_at(deadline - KEYED_SECONDS):
+            await self._keyed.acquire()
+            try:
+                with trio.CancelScope(shield=True):
+                    return await self._send(jobs, deadline)
+            finally:
+                self._keyed.release()
+        raise StoreBusy("too many jobs wait for unique keys that somebody else's transaction holds")
 
     async def _send(self, jobs: Sequence[NewJob], deadline: float) -> list[Enqueued]:
         """Keep these jobs, of one caller or of several. One that stands there twice is kept once."""

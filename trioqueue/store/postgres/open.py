@@ -45,7 +45,7 @@ async def open_postgres(
     listen = partial(server.connect, within=CONNECT_SECONDS)
     hints = Hints(pool, listen, channel=options.channel_name, random=random)
     database = Database(pool, queries_of(options), clock)
-    enqueuer = Enqueuer(database, hints)
+    enqueuer = Enqueuer(database, hints, keyed=max(1, options.connections // 2))
     store = PostgresStore(
         url=without_secrets(url),
         database=database,

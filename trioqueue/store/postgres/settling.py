@@ -88,7 +88,7 @@ class Settlements:
         """Settle as completed, as the last thing in a transaction; `LeaseLost` rolls it back."""
         completed = list(self._cases(0, claim.job, Completed(result), worker))
         lost = LeaseLost(claim.job.id, claim.epoch)
-        rows = await commit("settle", settle_values(completed), or_else=lost)
+        rows = await commit("settle", settle_values(completed), or_else=lost, skip_locked="")
         job, _ = settled_jobs(completed, rows)[0]
         return job
 
@@ -96,7 +96,8 @@ class Settlements:
         return cases(n, job, outcome, worker, self._random.random())
 
     async def _send(self, all_cases: Sequence[Case], *, expired: bool = False) -> dict[int, Job]:
-        rows = await self._database.rows("settle", settle_values(all_cases, expired=expired))
+        values = settle_values(all_cases, expired=expired)
+        rows = await self._database.rows("settle", values, skip_locked="SKIP LOCKED" if expired else "")
         settled = settled_jobs(all_cases, rows)
         self._hints.ring_for([job for job, now in settled.values() if is_due(job, now)])
         return {n: job for n, (job, _) in settled.items()}

@@ -138,12 +138,12 @@ class PostgresStore:
             "lease_seconds": lease_seconds,
         }
         rows = await self._database.rows("renew", values, repeatable=True)
-        renewed = {(claims[n].job.id, claims[n].epoch): asked for n, asked in rows}
-        return [
-            Renewal(claim, renewed=key in renewed, cancel_requested=renewed.get(key, False))
-            for claim in claims
-            for key in [(claim.job.id, claim.epoch)]
-        ]
+        found = {
+            (claims[n].job.id, claims[n].epoch): (renewed, asked, held and not renewed)
+            for n, renewed, asked, held in rows
+        }
+        answers = [found.get((claim.job.id, claim.epoch), (False, False, False)) for claim in claims]
+        return [Renewal(claim, *answer) for claim, answer in zip(claims, answers, strict=True)]
 
     async def progress(self, claim: Claim, progress: Json) -> None:
         values = {"id": claim.job.id, "epoch": claim.epoch, "progress": progress.decode()}

@@ -88,7 +88,7 @@ promotable AS MATERIALIZED (
         LIMIT %(promoted)s
         FOR UPDATE SKIP LOCKED
     ) AS job
-    LIMIT %(promoted)s
+    LIMIT 10 * %(promoted)s
 ),
 
 chosen AS MATERIALIZED (

@@ -15,7 +15,7 @@ late AS MATERIALIZED (
         SELECT * FROM trioqueue.live AS late
         WHERE late.seq = known.seq AND late.status = 'pending' AND late.version = known.known_version
         LIMIT 1
-        FOR UPDATE
+        FOR UPDATE SKIP LOCKED
     ) AS live
 ),
 

@@ -3,7 +3,8 @@
 -- settlement may come twice: for a job that was asked (`asked` true) and for one that was not; NULL
 -- fits both. The row that fits is applied; both were made by jobs/lifecycle.py.
 --
--- With `expired` it settles only what no node renews any more: see rescue.
+-- With `expired` it settles only what no node renews any more: see rescue. Then {skip_locked} is SKIP
+-- LOCKED, for one row in somebody else's transaction must not hold up the others.
 -- Rows are locked in the order of seq, here and everywhere, so that no two calls wait for each other.
 --
 -- Each row is looked up by its key. LATERAL with LIMIT, and keys as an array, leave the planner no
@@ -47,7 +48,7 @@ held AS MATERIALIZED (
             AND held.epoch = known.epoch
             AND (NOT %(expired)s OR held.lease_until <= trioqueue.now())
         LIMIT 1
-        FOR UPDATE
+        FOR UPDATE {skip_locked}
     ) AS live
     -- Asked of the row as it is once it is locked. In the condition above, one that is being changed at
     -- this moment would fit neither way: not asked when it was found, asked when it was locked.

@@ -245,6 +245,14 @@ BEGIN
     IF {prefix}enqueue.payload IS NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = 'payload: JSON is expected, not NULL';
     END IF;
+    IF jsonb_path_exists({prefix}enqueue.payload, 'strict $.**{64 to last} ? (@.type() == "array" || @.type() == "object")') THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'payload: it is nested more than 64 levels deep';
+    END IF;
+    IF jsonb_path_exists(
+        {prefix}enqueue.payload, 'strict $.** ? (@.type() == "number") ? (@ > 1.7e308 || @ < -1.7e308)'
+    ) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'payload: a number is out of range';
+    END IF;
     IF {prefix}enqueue.priority IS NULL OR {prefix}enqueue.priority NOT BETWEEN -1000000 AND 1000000 THEN
         RAISE invalid_parameter_value USING MESSAGE = 'priority: a number from -1000000 to 1000000 is expected';
     END IF;
