@@ -20,12 +20,12 @@ from tests.conftest import ROOT
 from tests.web.hosts import Host, start_host
 from trioqueue import Context, errors
 from trioqueue.app import app
-from trioqueue.errors import ConfigError, LeaseLost, LoopDied, TrioqueueError
+from trioqueue.errors import ConfigError, LeaseLost, LoopDied, NotSupported, TrioqueueError
 from trioqueue.jobs.handlers import Handlers
 from trioqueue.jobs.job import AttemptOutcome, Status
 from trioqueue.web import problems
 from trioqueue.web.process import ExitCode
-from trioqueue.wire import JobBody, JobRequest
+from trioqueue.wire import JobBody, JobRequest, NodeBody
 
 DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"
@@ -216,6 +216,7 @@ def test_every_problem_is_documented_and_no_other() -> None:
 def test_every_error_that_reaches_a_user_is_documented() -> None:
     elsewhere = {
         LeaseLost: ("handlers.md", "`LeaseLost`"),
+        NotSupported: ("handlers.md", "`NotSupported`"),
         LoopDied: ("operating.md", "| 70 | crashed: a loop of the node died"),
         ConfigError: ("operating.md", "| 78 | bad configuration"),
     }
@@ -240,6 +241,12 @@ def test_every_field_of_a_job_is_documented() -> None:
         assert f"\n| `{field}` |" in text, field
     for field in JobBody.__struct_fields__:
         assert f'"{field}": ' in text or f"`{field}`" in text, field
+
+
+def test_every_field_of_a_node_is_documented() -> None:
+    text = page("http-api.md").partition("\n## Nodes\n")[2].partition("\n## ")[0]
+    for name in NodeBody.__struct_encode_fields__:
+        assert f'"{name}": ' in text, name
 
 
 def test_every_status_and_outcome_is_documented() -> None:

@@ -30,7 +30,7 @@ from trioqueue.jobs.job import NewJob, NodeId
 from trioqueue.jobs.outcome import Completed
 from trioqueue.node import Node
 from trioqueue.store.open import migrate_store, open_store
-from trioqueue.store.postgres.options import PostgresOptions
+from trioqueue.store.options import PostgresOptions
 from trioqueue.store.protocol import Settlement, Store
 from trioqueue.wire import JobRequest
 

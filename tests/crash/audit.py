@@ -11,6 +11,7 @@ unexplained     a job that nobody asked for, that was refused, or that was lost 
 damaged         SQLite's own check of the file
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,15 @@ class Kill:
 
     sent_at: float
     seen_at: float
+    pid: int | None = None
+    """The only process that this kill can have ended."""
+
+    def explains(self, attempt: "Attempt") -> bool:
+        return (
+            attempt.started_at <= self.seen_at + DYING_SECONDS
+            and self.sent_at <= attempt.ended_at
+            and self.pid in (None, attempt.pid)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,12 @@ class Attempt:
     node: str
     started_at: float
     ended_at: float
+
+    @property
+    def pid(self) -> int | None:
+        """The process of its node, as the node's name says."""
+        found = re.fullmatch(r".+-([0-9]+)-[0-9a-f]+", self.node)
+        return int(found[1]) if found else None
 
 
 @dataclass(slots=True)
@@ -100,6 +116,8 @@ class Promises:
     asked: set[str] = field(default_factory=set)
     acknowledged: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    doubtful: set[str] = field(default_factory=set)
+    """Refused while the store was away: its own answer may have been lost on the way."""
     cancelled: set[str] = field(default_factory=set)
     """Confirmed: nothing of them runs any more."""
     stopping: set[str] = field(default_factory=set)
@@ -112,6 +130,7 @@ class Runs:
 
     started: list[Run] = field(default_factory=list)
     finished: set[Run] = field(default_factory=set)
+    cancelled: set[Run] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -128,7 +147,13 @@ class Audit:
     @property
     def recovered(self) -> int:
         """Jobs that were kept though their clients never saw an answer."""
-        return sum(job.key not in self.promises.acknowledged for job in self.jobs)
+        unanswered = self.promises.asked - self.promises.acknowledged.keys() - self.promises.refused
+        return sum(job.key in unanswered for job in self.jobs)
+
+    @property
+    def doubtful(self) -> int:
+        """Jobs that were kept though their clients were told that the store is away."""
+        return sum(job.key in self.promises.doubtful for job in self.jobs)
 
     @property
     def cut(self) -> set[Run]:
@@ -150,10 +175,8 @@ def audit(clients: Path, handlers: Path, store: Path, kills: Sequence[Kill]) -> 
         jobs = read_jobs(connection)
         rescues = list(rescue_seconds(jobs, kills))
         violations = [
-            *check_promises(promises, jobs),
-            *(violation for job in jobs for violation in check_job(job)),
-            *check_runs(runs, jobs),
-            *check_rescues(jobs, rescues),
+            *check_jobs(promises, runs, jobs),
+            *check_rescues(rescues),
             *check_counters(connection),
             *check_nodes(connection, store),
             *check_file(connection),
@@ -183,10 +206,14 @@ def read_promises(path: Path) -> Promises:
 def read_runs(path: Path) -> Runs:
     runs = Runs()
     for fact, job_id, epoch, _ in read_ledger(path):
-        if fact == "started":
-            runs.started.append((job_id, int(epoch)))
-        else:
-            runs.finished.add((job_id, int(epoch)))
+        run = (job_id, int(epoch))
+        match fact:
+            case "started":
+                runs.started.append(run)
+            case "finished":
+                runs.finished.add(run)
+            case "cancelled":
+                runs.cancelled.add(run)
     return runs
 
 
@@ -215,6 +242,14 @@ def read_jobs(connection: apsw.Connection) -> list[Job]:
     return list(jobs.values())
 
 
+def check_jobs(promises: Promises, runs: Runs, jobs: Sequence[Job]) -> Iterator[Violation]:
+    """All that must be true whatever happened, and whatever the store is."""
+    yield from check_promises(promises, jobs)
+    for job in jobs:
+        yield from check_job(job)
+    yield from check_runs(runs, jobs)
+
+
 def check_promises(promises: Promises, jobs: Sequence[Job]) -> Iterator[Violation]:
     kept = {job.key: job for job in jobs}
     for key, job_id in promises.acknowledged.items():
@@ -228,7 +263,7 @@ def check_promises(promises: Promises, jobs: Sequence[Job]) -> Iterator[Violatio
             kept[key].cancel_requested and kept[key].status in ("cancelled", "completed")
         ):
             yield Violation("lost", f"it was asked to stop: {kept[key]}")
-    for key in promises.refused & kept.keys():
+    for key in (promises.refused - promises.doubtful) & kept.keys():
         yield Violation("unexplained", f"refused, and kept all the same: {kept[key]}")
     for key in kept.keys() - promises.asked:
         yield Violation("unexplained", f"nobody asked for it: {kept[key]}")
@@ -279,25 +314,17 @@ def rescue_seconds(jobs: Sequence[Job], kills: Sequence[Kill]) -> Iterator[tuple
     """How long each lost attempt's job had to wait after the first kill that can have ended it."""
     for job in jobs:
         for attempt in job.outcomes("lost"):
-            yield (
-                job,
-                next(
-                    (
-                        attempt.ended_at - kill.sent_at
-                        for kill in kills
-                        if attempt.started_at <= kill.seen_at + DYING_SECONDS
-                        and kill.sent_at <= attempt.ended_at
-                    ),
-                    None,
-                ),
-            )
+            kill = next((kill for kill in kills if kill.explains(attempt)), None)
+            yield job, None if kill is None else attempt.ended_at - kill.sent_at
 
 
-def check_rescues(jobs: Sequence[Job], rescues: Sequence[tuple[Job, float | None]]) -> Iterator[Violation]:
+def check_rescues(
+    rescues: Sequence[tuple[Job, float | None]], *, late_seconds: float = LATE_SECONDS
+) -> Iterator[Violation]:
     for job, seconds in rescues:
         if seconds is None:
             yield Violation("unexplained", f"lost, and nobody had been killed: {job}")
-        elif seconds > LATE_SECONDS:
+        elif seconds > late_seconds:
             yield Violation("late", f"taken over after {seconds:.1f} s: {job}")
 
 

@@ -60,6 +60,27 @@ async def hanging(ctx: Context, key: str) -> str:
     return finish(ctx, key)
 
 
+@handlers.handler("patient")
+async def patient(ctx: Context, key: str) -> str:
+    """The first run waits until it is stopped, and writes down that it was."""
+    write("started", ctx)
+    if ctx.epoch == 1:
+        try:
+            await trio.sleep_forever()
+        finally:
+            write("cancelled", ctx)
+    return finish(ctx, key)
+
+
+@handlers.handler("stubborn")
+def stubborn(ctx: Context, key: str, seconds: float) -> str:
+    """The first run is a thread that does not ask whether it should stop."""
+    write("started", ctx)
+    if ctx.epoch == 1:
+        time.sleep(seconds)
+    return finish(ctx, key)
+
+
 def finish(ctx: Context, key: str) -> str:
     write("finished", ctx)
     return key

@@ -60,6 +60,8 @@ class Ground:
     """The directory in which everything happens; it outlives every process."""
 
     directory: Path
+    url: str | None = None
+    """Of the store. None: a file in this directory."""
 
     @property
     def store(self) -> Path:
@@ -67,7 +69,7 @@ class Ground:
 
     @property
     def store_url(self) -> str:
-        return f"sqlite:///{self.store}"
+        return self.url or f"sqlite:///{self.store}"
 
     @property
     def nodes(self) -> Path:
@@ -126,10 +128,11 @@ def ask(host: Host, path: str) -> tuple[int, Any]:
         return call(connection, "GET", path)
 
 
-def post(host: Host, type: str, key: str) -> str:
-    """Post one job on a connection of its own; its id."""
+def post(host: Host, type: str, key: str, **more: Any) -> str:
+    """Post one job on a connection of its own; its id. The payload may have more than a key."""
     with closing(HTTPConnection("127.0.0.1", host.port, timeout=10)) as connection:
-        status, answer = call(connection, "POST", "/jobs", {"type": type, "payload": {"key": key}})
+        job = {"type": type, "payload": {"key": key, **more}}
+        status, answer = call(connection, "POST", "/jobs", job)
         assert status == 201, answer
         return str(answer["id"])
 

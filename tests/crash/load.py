@@ -73,11 +73,11 @@ def send_job(connection: HTTPConnection, ledger: Ledger, random: Random, key: st
                 ledger.write("stopping", key)
 
 
-def make_job(random: Random, key: str) -> dict[str, Any]:
+def make_job(random: Random, key: str, *, slowest_seconds: float = 0.5) -> dict[str, Any]:
     (type,) = random.choices(list(TYPES), list(TYPES.values()))
     payload: dict[str, Any] = {"key": key}
     if type == "slow":
-        payload["seconds"] = round(random.uniform(0.05, 0.5), 3)
+        payload["seconds"] = round(random.uniform(0.05, slowest_seconds), 3)
     job: dict[str, Any] = {"type": type, "payload": payload}
     if random.random() < 0.05:
         job["delay_seconds"] = round(random.uniform(0.0, 2.0), 3)

@@ -96,5 +96,17 @@ def test_a_broken_promise_is_found(kind: Kind, promises: Promises) -> None:
 )
 def test_a_late_or_unexplained_loss_is_found(kinds: list[Kind], kills: list[Kill]) -> None:
     lost = job("completed", "lost", "completed", crash_count=1)
-    found = check_rescues([lost], list(rescue_seconds([lost], kills)))
+    found = check_rescues(list(rescue_seconds([lost], kills)))
     assert [violation.kind for violation in found] == kinds
+
+
+def test_a_kill_explains_only_the_losses_of_its_process() -> None:
+    lost = Attempt(1, "lost", "kitchen-4711-9b74ee1d", 10.0, 11.0)
+    assert Kill(10.5, 10.6, pid=4711).explains(lost)
+    assert Kill(10.5, 10.6).explains(lost)
+    assert not Kill(10.5, 10.6, pid=4712).explains(lost)
+
+
+def test_a_refused_job_may_be_kept_when_its_store_was_away() -> None:
+    promises = Promises(asked={"key"}, refused={"key"}, doubtful={"key"})
+    assert list(check_promises(promises, [job("completed", "completed")])) == []
