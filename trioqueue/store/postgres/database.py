@@ -29,6 +29,9 @@ REQUEST_SECONDS = 1.5
 LOOP_SECONDS = 5.0
 """For the calls of a node's own loops."""
 
+TESTS_PATIENCE = 20
+"""So many times as long when a test tells the time: a busy machine is no black hole."""
+
 COLLISIONS = 5
 """So often a statement is repeated that the server rolled back because it met another one."""
 
@@ -51,23 +54,28 @@ class Database:
         self._pool = pool
         self._queries = {name: sql.encode() for name, sql in queries.items()}
         self._clock = clock
+        patience = 1 if clock is None else TESTS_PATIENCE
+        self._loop_seconds = LOOP_SECONDS * patience
+        self.request_seconds = REQUEST_SECONDS * patience
+        """What a call may take that a client waits for."""
 
     async def rows(
         self,
         query: str,
         values: Values | None = None,
         *,
-        within: float = LOOP_SECONDS,
+        within: float | None = None,
         repeatable: bool = False,
         **parts: str,
     ) -> list[Row]:
         """All rows of a query. `parts` are SQL that stands in for their names in braces.
 
-        `within` seconds, for waiting and for the answer. A `repeatable` query is sent once more when
+        `within` seconds, for waiting and for the answer; by default those of a loop. A `repeatable` query is sent once more when
         its connection breaks: it comes to the same whether it was carried out once or twice. Raises
         `StoreUnavailable`; whether the query was carried out is then not known.
         """
         sql = self._sql(query, parts)
+        within = self._loop_seconds if within is None else within
         deadline = trio.current_time() + within
         try:
             return await self._try(sql, values, within)
@@ -130,7 +138,7 @@ class Database:
             if connection.pgconn.transaction_status == TransactionStatus.IDLE:
                 raise RuntimeError("the transaction was ended inside of its block; leave that to the block")
             rows: list[Row] = []
-            with trio.CancelScope(shield=True), in_plain_words(), answer_within(LOOP_SECONDS):
+            with trio.CancelScope(shield=True), in_plain_words(), answer_within(self._loop_seconds):
                 rows = await self._run(connection, self._sql(query, parts), values, InstantLoader)
                 if not rows:
                     raise or_else

@@ -8,7 +8,7 @@ from psycopg import errors
 from trioqueue.errors import StoreBusy, StoreUnavailable
 from trioqueue.jobs.job import Job, NewJob
 from trioqueue.store import changes
-from trioqueue.store.postgres.database import REQUEST_SECONDS, Database
+from trioqueue.store.postgres.database import Database
 from trioqueue.store.postgres.gather import Gatherer
 from trioqueue.store.postgres.hints import Hints
 from trioqueue.store.postgres.rows import Row, is_due, job_from_row, text_of
@@ -32,7 +32,7 @@ class Enqueuer:
         """`keyed`: so many calls with unique keys at a time."""
         self._database = database
         self._hints = hints
-        self._gatherer = Gatherer(self._send, within=REQUEST_SECONDS)
+        self._gatherer = Gatherer(self._send, within=database.request_seconds)
         self._keyed = trio.Semaphore(keyed)
 
     def __repr__(self) -> str:
@@ -60,7 +60,7 @@ class Enqueuer:
 
         Few at a time, for each that waits has one of the pool's connections.
         """
-        deadline = trio.current_time() + REQUEST_SECONDS
+        deadline = trio.current_time() + self._database.request_seconds
         with trio.move_on_at(deadline - KEYED_SECONDS):
             await self._keyed.acquire()
             try:
@@ -111,7 +111,7 @@ class Enqueuer:
             except StoreBusy:
                 raise
             except StoreUnavailable:
-                if again or deadline - trio.current_time() < REQUEST_SECONDS / 4:
+                if again or deadline - trio.current_time() < self._database.request_seconds / 4:
                     raise
                 again = True
 

@@ -17,7 +17,7 @@ from trioqueue.store import changes
 from trioqueue.store.cursors import LAST_PLACE, cursor_of, place_of
 from trioqueue.store.postgres.claiming import Claims
 from trioqueue.store.postgres.connection import TrioConnection
-from trioqueue.store.postgres.database import REQUEST_SECONDS, Database
+from trioqueue.store.postgres.database import Database
 from trioqueue.store.postgres.enqueue import Enqueuer
 from trioqueue.store.postgres.hints import Hints
 from trioqueue.store.postgres.rows import (
@@ -147,7 +147,9 @@ class PostgresStore:
 
     async def progress(self, claim: Claim, progress: Json) -> None:
         values = {"id": claim.job.id, "epoch": claim.epoch, "progress": progress.decode()}
-        if not await self._database.rows("progress", values, within=REQUEST_SECONDS, repeatable=True):
+        if not await self._database.rows(
+            "progress", values, within=self._database.request_seconds, repeatable=True
+        ):
             raise LeaseLost(claim.job.id, claim.epoch)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Job | None]:
@@ -170,7 +172,9 @@ class PostgresStore:
         return await self._claims.release(claims)
 
     async def cancel(self, job_id: JobId) -> Job:
-        await self._database.rows("cancel", {"id": job_id}, within=REQUEST_SECONDS, repeatable=True)
+        await self._database.rows(
+            "cancel", {"id": job_id}, within=self._database.request_seconds, repeatable=True
+        )
         job = await self.get(job_id)
         if job.status is Status.PROCESSING:
             self._hints.ring(Hint.CANCEL)
@@ -250,4 +254,6 @@ class PostgresStore:
     async def _read(
         self, query: str, values: Mapping[str, object] | None = None, **parts: str
     ) -> Sequence[Row]:
-        return await self._database.rows(query, values, within=REQUEST_SECONDS, repeatable=True, **parts)
+        return await self._database.rows(
+            query, values, within=self._database.request_seconds, repeatable=True, **parts
+        )
