@@ -117,7 +117,7 @@ class Promises:
     acknowledged: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     doubtful: set[str] = field(default_factory=set)
-    """Refused while the store was away: its own answer may have been lost on the way."""
+    """Refused with the words that the store's own answer was lost: they may be there."""
     cancelled: set[str] = field(default_factory=set)
     """Confirmed: nothing of them runs any more."""
     stopping: set[str] = field(default_factory=set)
@@ -152,7 +152,7 @@ class Audit:
 
     @property
     def doubtful(self) -> int:
-        """Jobs that were kept though their clients were told that the store is away."""
+        """Jobs that were kept though refused, whose clients were told that nobody knows."""
         return sum(job.key in self.promises.doubtful for job in self.jobs)
 
     @property

@@ -101,8 +101,7 @@ def run(ground: Ground, plan: Plan) -> tuple[Course, Audit]:
             break_under_load(course, nodes, load, random)
         course.accepted_per_second = load.acknowledged / (time.monotonic() - begin)
         if plan.pauses:
-            refused = [answer for answer in load.answers if answer.problem == "store-unavailable"]
-            course.doubtful = {answer.key for answer in refused}
+            course.doubtful = {answer.key for answer in load.answers if answer.is_doubtful}
         revive(course, nodes)
         for node in nodes:
             if not wait_ready(node.host):

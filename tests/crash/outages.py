@@ -86,11 +86,11 @@ class Course:
 
     @property
     def doubtful(self) -> set[str]:
-        """Keys of jobs whose clients heard that the store is away, when it was or had just been."""
+        """Keys of jobs whose clients heard that nobody knows, when the store was away or had just been."""
         return {
             answer.key
             for answer in self.answers
-            if answer.problem == "store-unavailable"
+            if answer.is_doubtful
             and self.began_at - ANSWER_SECONDS <= answer.asked_at <= self.ended_at + ANSWER_SECONDS
         }
 

@@ -34,7 +34,13 @@ class Answer:
     status: int | None
     """None: the connection broke, or the client has lost its patience."""
     problem: str = ""
+    detail: str = ""
     retry_after: str | None = None
+
+    @property
+    def is_doubtful(self) -> bool:
+        """The node did not hear what its database made of the job, and says so."""
+        return self.problem == "store-unavailable" and "no answer" in self.detail
 
 
 @dataclass
@@ -83,8 +89,10 @@ class Load:
             return False
         seconds = time.monotonic() - begin
         if status not in (200, 201):
-            problem = str(body.get("type", "")).rpartition("/")[2]
-            self.answers.append(Answer(key, asked_at, seconds, status, problem, headers.get("Retry-After")))
+            problem, detail = str(body.get("type", "")).rpartition("/")[2], str(body.get("detail", ""))
+            self.answers.append(
+                Answer(key, asked_at, seconds, status, problem, detail, headers.get("Retry-After"))
+            )
             self.ledger.write("refused", key, str(status), problem)
             self.stopping.wait(REST_SECONDS)
             return True

@@ -28,7 +28,7 @@ BEGAN, ENDED = 100.0, 110.0
 def course(*answers: Answer, log_lines: int = 0, red: bool = True, green: bool = True) -> Course:
     """An outage from second 100 to 110, in which two clients got what they should get, and these answers."""
     expected = [
-        Answer("refused", 101.0, 0.1, 503, "store-unavailable", "1"),
+        Answer("refused", 101.0, 0.1, 503, "store-unavailable", "no answer", "1"),
         Answer("afterwards", 111.0, 0.1, 201),
     ]
     glances = [Glance(101.0, node, not red) for node in range(NODES)]
@@ -48,11 +48,23 @@ def test_an_outage_that_went_well_passes() -> None:
 @pytest.mark.parametrize(
     ("broken", "jobs", "words"),
     [
-        (course(Answer("slow", 102.0, 2.5, 503, "store-unavailable", "1")), completed(112.0), "longer than"),
-        (course(Answer("hung", 99.0, 2.5, 503, "store-unavailable", "1")), completed(112.0), "longer than"),
+        (
+            course(Answer("slow", 102.0, 2.5, 503, "store-unavailable", "no answer", "1")),
+            completed(112.0),
+            "longer than",
+        ),
+        (
+            course(Answer("hung", 99.0, 2.5, 503, "store-unavailable", "no answer", "1")),
+            completed(112.0),
+            "longer than",
+        ),
         (course(Answer("silent", 102.0, 0.1, None)), completed(112.0), "no answer"),
         (course(Answer("wrong", 102.0, 0.1, 500, "internal")), completed(112.0), "nobody expects"),
-        (course(Answer("lost", 102.0, 0.1, 503, "store-unavailable")), completed(112.0), "Retry-After"),
+        (
+            course(Answer("lost", 102.0, 0.1, 503, "store-unavailable", "no answer")),
+            completed(112.0),
+            "Retry-After",
+        ),
         (course(), completed(116.0), "recovered after 6.00 s"),
         (course(), [], "recovered after never"),
         (course(log_lines=120), completed(112.0), "120 log lines"),
@@ -67,9 +79,10 @@ def test_an_outage_that_went_badly_is_found(broken: Course, jobs: list[Job], wor
     assert all(words in failure for failure in failures)
 
 
-def test_refusals_are_doubtful_only_around_the_outage() -> None:
-    before = Answer("before", 90.0, 0.1, 503, "store-unavailable", "1")
-    assert course(before).doubtful == {"refused"}
+def test_refusals_are_doubtful_only_around_the_outage_and_when_they_say_so() -> None:
+    before = Answer("before", 90.0, 0.1, 503, "store-unavailable", "no answer", "1")
+    sure = Answer("sure", 102.0, 0.1, 503, "store-unavailable", "connection refused", "1")
+    assert course(before, sure).doubtful == {"refused"}
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,9 @@ class Database:
     ) -> list[Row]:
         """All rows of a query. `parts` are SQL that stands in for their names in braces.
 
-        `within` seconds, for waiting and for the answer; by default those of a loop. A `repeatable` query is sent once more when
-        its connection breaks: it comes to the same whether it was carried out once or twice. Raises
-        `StoreUnavailable`; whether the query was carried out is then not known.
+        `within` seconds, for waiting and for the answer; by default those of a loop. A `repeatable`
+        query is sent once more when its connection breaks: it comes to the same whether it was carried
+        out once or twice. Raises `StoreUnavailable`; whether it was carried out is then not known.
         """
         sql = self._sql(query, parts)
         within = self._loop_seconds if within is None else within

@@ -84,12 +84,12 @@ class PostgresStore:
         return await self._enqueuer.enqueue(jobs)
 
     async def get(self, job_id: JobId) -> Job:
-        for row in await self._read("job", {"id": job_id}):
+        for row in await self._ask("job", {"id": job_id}):
             return job_from_row(row)
         raise JobNotFound(job_id)
 
     async def attempts(self, job_id: JobId) -> list[Attempt]:
-        rows = await self._read("attempts", {"id": job_id})
+        rows = await self._ask("attempts", {"id": job_id})
         if not rows:
             await self.get(job_id)
         return [attempt_from_row(row) for row in rows]
@@ -103,7 +103,7 @@ class PostgresStore:
             "queue": filter.queue,
             "tag": filter.tag,
         }
-        rows = await self._read("jobs", values, page=self._page_of(filter))
+        rows = await self._ask("jobs", values, page=self._page_of(filter))
         jobs = [job_from_row(row[1:]) for row in rows[:limit]]
         return Page(jobs, cursor_of(rows[limit - 1][0]) if len(rows) > limit else None)
 
@@ -223,7 +223,7 @@ class PostgresStore:
         return pruned
 
     async def counts(self) -> Sequence[Count]:
-        rows = await self._read("counters")
+        rows = await self._ask("counters")
         return [Count(queue, type, Status(status), jobs) for queue, type, status, jobs in rows]
 
     async def dedicate(self, *, demo: bool) -> bool:
@@ -241,9 +241,9 @@ class PostgresStore:
         await self._database.rows("beat", values, repeatable=True)
 
     async def nodes(self) -> Sequence[NodeSeen]:
-        seen = await self._read("nodes")
+        seen = await self._ask("nodes")
         running: dict[str, list[Running]] = {}
-        for node, *row in await self._read("running"):
+        for node, *row in await self._ask("running"):
             running.setdefault(node, []).append(running_from_row(tuple(row)))
         return [node_from_row(row, running.get(row[0], [])) for row in seen]
 
@@ -251,7 +251,7 @@ class PostgresStore:
         """A node that has ended well is not listed any more."""
         await self._database.rows("forget_node", {"node": node}, within=within)
 
-    async def _read(
+    async def _ask(
         self, query: str, values: Mapping[str, object] | None = None, **parts: str
     ) -> Sequence[Row]:
         return await self._database.rows(
