@@ -153,5 +153,5 @@ class Database:
             with connection.cleanup(), suppress(psycopg.Error):
                 await connection.execute("ROLLBACK")  # noqa: ASYNC102 — shielded by cleanup()
             if connection.closed and isinstance(error, psycopg.Error) and (reason := unavailable(error)):
-                raise reason from error
+                raise reason from error  # noqa: ASYNC104 — in place of the driver's own error
             raise
