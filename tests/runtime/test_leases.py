@@ -1,6 +1,7 @@
 """Leases: what happens when a node goes silent, loses its store, or is overtaken."""
 
 from datetime import datetime, timedelta
+from random import Random
 
 import pytest
 import trio
@@ -11,10 +12,14 @@ from trioqueue import Context, Handlers
 from trioqueue.clock import current_clock
 from trioqueue.config import load_settings
 from trioqueue.errors import ConfigError, LoopDied, StoreUnavailable
-from trioqueue.events import AttemptLost, JobsRescued
+from trioqueue.events import AttemptLost, Events, JobsRescued
+from trioqueue.health import Health
 from trioqueue.jobs.job import Job, NodeId, Status
 from trioqueue.node import Node
+from trioqueue.runtime.leases import Leases
+from trioqueue.store.memory import MemoryStore
 from trioqueue.store.protocol import Store
+from trioqueue.testing.conformance import new_job
 
 
 def store_of(node: NodeUnderTest) -> Store:
@@ -307,3 +312,24 @@ async def test_an_idle_node_is_healthy_all_the_time(start_node: StartNode, autoj
     for _ in range(600):
         await trio.sleep(1)
         assert all(check.ok for check in node.node.health.checks()), node.node.health.checks()
+
+
+async def test_a_claim_that_can_no_longer_be_trusted_is_not_begun_but_given_back(
+    autojump_clock: MockClock,
+) -> None:
+    """After a pause of the whole process, what waited in the channel may run elsewhere by now."""
+    store = MemoryStore(current_clock(), Random(0))
+    leases = Leases(store, NodeId("alice"), lease_seconds=10, health=Health(), events=Events())
+    await store.enqueue([new_job()])
+    asked_at = trio.current_time()
+    claims = await store.claim(node=NodeId("alice"), types=None, limit=1, lease_seconds=10)
+    leases.hold(claims, asked_at=asked_at)
+    await trio.sleep(8)
+
+    assert leases.begin(claims[0]) is None
+
+    assert len(leases) == 1
+    await leases.renew()
+    assert len(leases) == 0
+    job = await store.get(claims[0].job.id)
+    assert (job.status, job.attempt, job.crash_count) == (Status.PENDING, 0, 0)

@@ -157,11 +157,21 @@ class Leases:
                 older.cancel(Cause.LOST)
 
     def begin(self, claim: Claim) -> Held | None:
-        """A worker begins this claim; None when the node has given it back or lost it meanwhile."""
+        """A worker begins this claim; None when the node has given it back or lost it meanwhile.
+
+        Or when it can no longer trust its lease: after a pause of the whole process, what waited in
+        the channel may run elsewhere by now. The store knows, and gives it back if it does not.
+        """
         held = self._held.get((claim.job.id, claim.epoch))
-        if held is not None:
-            held.begun = True
-            self._running += 1
+        if held is None:
+            return None
+        if trio.current_time() >= held.stop_at:
+            self._forget(held)
+            self._unreleased.append(claim)
+            self._renew_now.ring()
+            return None
+        held.begun = True
+        self._running += 1
         return held
 
     def finish(self) -> None:
@@ -268,9 +278,10 @@ class Leases:
 
     async def _release_again(self) -> None:
         """Give back what could not be given back before, if its lease is still ours."""
-        if self._unreleased:
-            await self._store.release(self._unreleased)
-            self._unreleased = []
+        claims = list(self._unreleased)
+        if claims:
+            await self._store.release(claims)
+            del self._unreleased[: len(claims)]  # others may have come meanwhile
 
     def _forget(self, held: Held) -> None:
         self._held.pop((held.claim.job.id, held.claim.epoch), None)

@@ -81,11 +81,15 @@ class Database:
             return await self._try(sql, values, within)
         except StoreBusy:
             raise
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             left = deadline - trio.current_time()
             if not repeatable or left < within / 4:
                 raise
-        return await self._try(sql, values, left)
+            first = error
+        try:
+            return await self._try(sql, values, left)
+        except StoreUnavailable as error:
+            raise first from error  # it knows whether the query may have been carried out
 
     async def _try(self, sql: bytes, values: Values | None, within: float) -> list[Row]:
         async with self._pool.connection(within) as connection:

@@ -93,7 +93,11 @@ class Enqueuer:
         answers = {n: Enqueued(changes.accepted(jobs[n], now), created=True) for n, now in rows}
         self._hints.ring_for([answers[n].job for n, now in rows if is_due(answers[n].job, now)])
         missing = {n: new for n, new in jobs.items() if n not in answers}
-        for n, job in (await self._there(missing, deadline)).items():
+        try:
+            there = await self._there(missing, deadline)
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"no answer, {error.reason}") from error  # the others may be kept
+        for n, job in there.items():
             # Nobody else knows this id: after a lost answer, a job that has it is the one just made.
             answers[n] = Enqueued(job, created=again and job.id == jobs[n].id)
         return answers
@@ -101,19 +105,21 @@ class Enqueuer:
     async def _insert(self, jobs: Mapping[int, NewJob], deadline: float) -> tuple[list[Row], bool]:
         """The numbers of those that were created, and whether that took a second try after a lost answer."""
         values = _values(jobs)
-        again = False
+        first: StoreUnavailable | None = None
         while True:
             left = max(deadline - trio.current_time(), SHORTEST_SECONDS)
             try:
-                return await self._database.rows("enqueue", values, within=left), again
+                return await self._database.rows("enqueue", values, within=left), first is not None
             except errors.UniqueViolation:  # the same id at the same time: an earlier try of this one
-                return [], again
+                return [], first is not None
             except StoreBusy:
                 raise
-            except StoreUnavailable:
-                if again or deadline - trio.current_time() < self._database.request_seconds / 4:
+            except StoreUnavailable as error:
+                if first is not None:
+                    raise first from error  # it knows whether the jobs may have been kept
+                if deadline - trio.current_time() < self._database.request_seconds / 4:
                     raise
-                again = True
+                first = error
 
     async def _there(self, jobs: Mapping[int, NewJob], deadline: float) -> dict[int, Job]:
         """The jobs that are there in place of these."""

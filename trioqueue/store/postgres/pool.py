@@ -94,9 +94,14 @@ class Pool:
                     self._suspect(connection)
                     raise late
             except psycopg.Error as error:
-                reason = late if scope.cancel_called else unavailable(error)
-                if scope.cancel_called or connection.closed or (error.sqlstate or "").startswith("57P0"):
+                if scope.cancel_called:
                     self._suspect(connection)
+                    raise late from error
+                reason = unavailable(error)
+                if connection.closed or (error.sqlstate or "").startswith("57P0"):
+                    self._suspect(connection)
+                    if reason is not None:  # carried out or not: nobody can know
+                        reason = StoreUnavailable(f"no answer, {reason.reason}")
                 if reason is None:
                     raise
                 raise reason from error
