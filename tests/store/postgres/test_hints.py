@@ -1,12 +1,14 @@
 """Nodes on one server wake each other. When they cannot, nothing fails: they notice, and say so once."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
+from typing import Any
 
 import pytest
+import structlog
 import trio
 from psycopg import generators
 from structlog.testing import capture_logs
@@ -210,12 +212,23 @@ async def test_a_listener_whose_connection_is_ended_listens_again_and_rings_ever
             await node.bells.wait(Hint.WORK, 2)
 
 
+Logs = list[MutableMapping[str, Any]]
+
+
+@pytest.fixture
+def logs() -> Iterator[Logs]:
+    """What is logged, whatever an earlier test has made of the logs."""
+    structlog.reset_defaults()
+    with capture_logs() as logs:
+        yield logs
+
+
 async def test_a_listener_that_hears_nothing_any_more_is_replaced(
-    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, logs: Logs
 ) -> None:
     monkeypatch.setattr(module, "PROOF_SECONDS", 0.05)
     monkeypatch.setattr(module, "HEARD_WITHIN_SECONDS", 0.5)
-    with start_proxy(postgres_server.port) as proxy, capture_logs() as logs:
+    with start_proxy(postgres_server.port) as proxy:
         ear = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres?sslmode=disable"
         async with open_node(postgres_server.url, ear) as node:
             await trio.sleep(0.2)  # it has proved that it hears
@@ -232,14 +245,14 @@ async def test_who_never_hears_anything_says_so_once_and_tries_on(
     postgres_database: str,
     postgres_url: str,
     monkeypatch: pytest.MonkeyPatch,
+    logs: Logs,
 ) -> None:
     """As behind a pooler in transaction mode. Here it listens in another database."""
     monkeypatch.setattr(module, "HEARD_WITHIN_SECONDS", 0.02)
     monkeypatch.setattr(module, "SHORTEST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(module, "DEAF_PAUSE_SECONDS", 0.002)
-    with capture_logs() as logs:
-        async with open_node(postgres_url, postgres_database) as node:
-            await node.bells.wait(Hint.WORK, module.DEAF_ROUNDS + 3)
+    async with open_node(postgres_url, postgres_database) as node:
+        await node.bells.wait(Hint.WORK, module.DEAF_ROUNDS + 3)
     assert [line["log_level"] for line in logs] == ["warning"]
     assert "polling alone" in logs[0]["event"]
 
