@@ -1,6 +1,7 @@
 """What only the PostgreSQL store has: a server's clock, names of its own, answers that get lost."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -315,6 +316,7 @@ class LostAnswers:
         assert isinstance(store, PostgresStore)
         self._database = store._database
         self._lost: set[str] = set()
+        self._refusing = self.refuse_after_a_loss = False
         for part in (store._enqueuer, store._claims, store._settlements):
             part._database = self  # type: ignore[assignment]
 
@@ -322,9 +324,12 @@ class LostAnswers:
         self._lost.add(query)
 
     async def rows(self, query: str, *args: Any, **options: Any) -> Any:
+        if self._refusing:
+            raise StoreUnavailable("connection refused")
         rows = await self._database.rows(query, *args, **options)
         if query in self._lost:
             self._lost.discard(query)
+            self._refusing = self.refuse_after_a_loss
             raise StoreUnavailable("the answer was lost")
         return rows
 
@@ -364,6 +369,17 @@ async def test_a_job_whose_answer_was_lost_is_kept_once_and_was_created(store: S
     answers.lose_next("enqueue")
     (answer,) = await store.enqueue([new])
     assert (answer.created, answer.job.id) == (True, new.id)
+    assert [job.id for job in await everything(store)] == [new.id]
+
+
+async def test_what_may_have_been_kept_is_not_said_to_be_refused(store: Store) -> None:
+    """The first try is carried out and its answer is lost; the second one is refused."""
+    answers = LostAnswers(store)
+    new = new_job()
+    answers.lose_next("enqueue")
+    answers.refuse_after_a_loss = True
+    with pytest.raises(StoreUnavailable, match="the answer was lost"):
+        await store.enqueue([new])
     assert [job.id for job in await everything(store)] == [new.id]
 
 
@@ -429,6 +445,24 @@ async def test_a_unique_key_that_somebody_holds_is_no_outage(store: Store, postg
             await enqueue(store, unique_key="report")
         application.rollback()
     assert (await enqueue(store, unique_key="report")).unique_key == "report"
+
+
+async def test_a_unique_key_that_somebody_holds_cannot_use_up_the_connections(
+    store: Store, postgres_database: str
+) -> None:
+    async def ask_for_the_key() -> None:
+        with suppress(StoreBusy):
+            await enqueue(store, unique_key="report")
+
+    with psycopg.connect(postgres_database) as application:
+        application.execute("SELECT trioqueue.enqueue('noop', unique_key => 'report')")
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(ask_for_the_key)
+            await until_somebody_waits(postgres_database)
+            with trio.fail_after(0.9):
+                await enqueue(store)
+        application.rollback()
 
 
 async def test_a_row_that_somebody_holds_keeps_no_other_from_being_renewed(
