@@ -40,15 +40,23 @@ class Health:
         self.store_away = trio.Event()
         """Set while the last news of the store is that it could not be reached; then a new one."""
         self._turns: dict[str, float] = {}
+        self._resting: set[str] = set()
         self._written_at: float | None = None
         self._store_error: str | None = None
         self._overdue_seconds = 0.0
+        self._overdue_seen_at = 0.0
         self._last_claim_at = 0.0
         self._free_workers: Callable[[], int] = lambda: 0
 
     def turn(self, loop: str) -> None:
         """`loop` has made a turn."""
         self._turns[loop] = trio.current_time()
+        self._resting.discard(loop)
+
+    def rests(self, loop: str) -> None:
+        """`loop` has nothing to do until something happens. Only under virtual time: it is not wedged."""
+        self.turn(loop)
+        self._resting.add(loop)
 
     def watch_workers(self, free_workers: Callable[[], int]) -> None:
         """Ask `free_workers` how many workers wait for a claim."""
@@ -62,6 +70,7 @@ class Health:
     def work_waits(self, overdue_seconds: float) -> None:
         """The first due job has waited this long; 0 when none is due."""
         self._overdue_seconds = overdue_seconds
+        self._overdue_seen_at = trio.current_time()
 
     def store_written(self) -> None:
         """A write has been committed."""
@@ -98,10 +107,13 @@ class Health:
         if self._written_at is None:
             return Check("store", False, "nothing has been written yet")
         age = trio.current_time() - self._written_at
-        return Check("store", age < STORE_SECONDS, f"last written {age:.1f} s ago")
+        fresh = age < STORE_SECONDS or "beat" in self._resting
+        return Check("store", fresh, f"last written {age:.1f} s ago")
 
     def _claiming(self) -> Check:
         free, overdue = self._free_workers(), self._overdue_seconds
+        if overdue and "watch" in self._resting:  # nothing has happened since: it waits still
+            overdue += trio.current_time() - self._overdue_seen_at
         since_claim = trio.current_time() - self._last_claim_at
         stalled = free > 0 and overdue > STALL_SECONDS and since_claim > STALL_SECONDS
         if stalled:
@@ -114,6 +126,10 @@ class Health:
     def _loop_checks(self) -> list[Check]:
         now = trio.current_time()
         return [
-            Check(f"loop {loop}", now - turned < LOOP_SECONDS, f"last turn {now - turned:.1f} s ago")
+            Check(
+                f"loop {loop}",
+                now - turned < LOOP_SECONDS or loop in self._resting,
+                f"last turn {now - turned:.1f} s ago",
+            )
             for loop, turned in sorted(self._turns.items())
         ]

@@ -11,7 +11,8 @@ command, `web/server.py` for `trioqueue serve`. Both stop the server before they
 import os
 import re
 import socket
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from random import Random, SystemRandom
 
@@ -29,8 +30,9 @@ from trioqueue.runtime.context import Context
 from trioqueue.runtime.dispatcher import Dispatcher
 from trioqueue.runtime.leases import Leases
 from trioqueue.runtime.pool import LAST_SETTLES_SECONDS, Pool
-from trioqueue.runtime.processes import kill_orphans
+from trioqueue.runtime.rest import Rest
 from trioqueue.runtime.settler import Settler
+from trioqueue.runtime.spawner import MachineSpawner, Spawner
 from trioqueue.runtime.supervise import Supervisor
 from trioqueue.runtime.upkeep import Upkeep
 from trioqueue.runtime.worker import Worker
@@ -50,18 +52,31 @@ DEMO_REFUSED = (
 )
 
 
+OpenStore = Callable[["Node"], AbstractAsyncContextManager[Store]]
+"""Opens the store for a node, until the block ends."""
+
+
 class Node:
-    """One running trioqueue. Make it inside a Trio run, `run` it once."""
+    """One running trioqueue. Make it inside a Trio run, `run` it once.
+
+    What it needs of the world comes from outside, so that a simulation can give it another one: its
+    identity, the wall time, randomness, threads and subprocesses, the store. `lazy`: its loops rest
+    while nothing happens, see `runtime.rest`; by default under virtual time only.
+    """
 
     def __init__(
         self,
         settings: Settings,
         handlers: Handlers | None = None,
         *,
+        id: NodeId | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
+        spawner: Spawner | None = None,
+        open_store: OpenStore | None = None,
+        lazy: bool | None = None,
     ) -> None:
-        self.id = _new_node_id()
+        self.id = id or _new_node_id()
         self.draining = trio.Event()
         self.stopped = trio.Event()
         self.grace_seconds = settings.grace_seconds
@@ -76,6 +91,9 @@ class Node:
         self._random = random or Random()
         self._id_random = random or SystemRandom()
         """Ids must not be guessable; jitter may be."""
+        self._spawner = spawner or MachineSpawner()
+        self._open_store = open_store or Node._open_named_store
+        self._rest = Rest(self.health, lazy=lazy)
         self._stopping = trio.Event()
         self._cutting = trio.Event()
         self._ended = False
@@ -141,6 +159,7 @@ class Node:
         except BaseExceptionGroup as group:
             raise _first_of(group) from None
         finally:
+            self._rest.close()
             self.stopped.set()
 
     async def _stop_when_cancelled(self) -> None:
@@ -154,24 +173,28 @@ class Node:
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         settings = self._settings
         self.events.listen(Logs(settings.log_format, settings.log_level).notice)
-        run_sync = run_inline if is_virtual() else partial(run_in_thread, limiter=trio.CapacityLimiter(1))
-        opening = open_store(
-            settings.store,
-            clock=self._clock,
-            random=self._random,
-            node=self.id,
-            run_sync=run_sync,
-            postgres=postgres_options(settings),
-        )
-        async with opening as store:
+        self.events.listen(self._rest.stir)
+        async with self._open_store(self) as store:
             upkeep = self._upkeep(store)
             await self._take(store, upkeep)
-            supervisor = Supervisor(self.id, self.health, self.events, self._random)
+            supervisor = Supervisor(self.id, self.health, self.events, self._random, self._rest)
             leases = self._leases = Leases(
-                store, self.id, lease_seconds=settings.lease_seconds, health=self.health, events=self.events
+                store,
+                self.id,
+                lease_seconds=settings.lease_seconds,
+                health=self.health,
+                events=self.events,
+                rest=self._rest,
             )
             dispatcher = self._dispatcher(store, leases)
-            settler = Settler(store, leases, events=self.events, health=self.health, random=self._random)
+            settler = Settler(
+                store,
+                leases,
+                events=self.events,
+                health=self.health,
+                random=self._random,
+                rest=self._rest,
+            )
             pool = Pool(
                 self._workers(store, leases, settler),
                 dispatcher,
@@ -206,12 +229,24 @@ class Node:
         # Nothing uses the store now.
         self.events.publish(NodeStopped(node=self.id, leases_left=self.leases_left))
 
+    def _open_named_store(self) -> AbstractAsyncContextManager[Store]:
+        """The store that the settings name."""
+        run_sync = run_inline if is_virtual() else partial(run_in_thread, limiter=trio.CapacityLimiter(1))
+        return open_store(
+            self._settings.store,
+            clock=self._clock,
+            random=self._random,
+            node=self.id,
+            run_sync=run_sync,
+            postgres=postgres_options(self._settings),
+        )
+
     async def _take(self, store: Store, upkeep: Upkeep) -> None:
         """Show that the store can be written, and that it is one for this node."""
         if not await store.dedicate(demo=self.is_demo):
             raise ConfigError([f"{store.url}: {DEMO_REFUSED}"])
         await upkeep.beat()
-        kill_orphans()  # before their jobs run again
+        self._spawner.kill_orphans()  # before their jobs run again
 
     @property
     def _types(self) -> frozenset[str] | None:
@@ -227,6 +262,7 @@ class Node:
                 handlers=self.handlers,
                 leases=leases,
                 settler=settler,
+                spawner=self._spawner,
                 threads=threads,
                 max_result_bytes=self._settings.max_payload_bytes,
                 clock=self._clock,
@@ -246,6 +282,7 @@ class Node:
             poll_seconds=self._settings.poll_seconds,
             health=self.health,
             random=self._random,
+            rest=self._rest,
         )
 
     def _upkeep(self, store: Store) -> Upkeep:
@@ -258,6 +295,8 @@ class Node:
             health=self.health,
             events=self.events,
             random=self._random,
+            rest=self._rest,
+            spawner=self._spawner,
         )
 
     def _make_service(self, store: Store) -> Service:

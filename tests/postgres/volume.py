@@ -170,6 +170,7 @@ def calls(volume: Volume, *, jobs: int = 10) -> dict[str, tuple[str, dict[str, A
         "claim": ("claim", {**claim, "types": types}),
         "claim of any type": ("claim", {**claim, "types": None}),
         "next due": ("next_due", {"types": types}),
+        "next upkeep": ("next_upkeep", {}),
         "renew": ("renew", {**held, "lease_seconds": 30.0}),
         "rescue: look": ("expired", {"limit": 500}),
         "rescue: settle": ("settle", {**settle, "expired": True}),

@@ -64,13 +64,18 @@ async def start_node(store_url: str, nursery: trio.Nursery) -> AsyncIterator[Sta
     nodes: list[Node] = []
 
     async def start(
-        handlers: Handlers | None = None, *, clock: Clock | None = None, **settings: Any
+        handlers: Handlers | None = None,
+        *,
+        clock: Clock | None = None,
+        lazy: bool | None = None,
+        **settings: Any,
     ) -> NodeUnderTest:
         node = Node(
             Settings(**{"store": store_url, "log_level": "error", "relaxed_durability": True, **settings}),
             handlers,
             clock=clock,
             random=Random(1),
+            lazy=lazy,
         )
         test = NodeUnderTest(node)
         await nursery.start(node.run)

@@ -103,7 +103,7 @@ async def test_health_knows_how_long_work_has_waited(
 async def test_nodes_are_seen_by_the_stores_clock(
     start_node: StartNode, autojump_clock: MockClock, wrong: Wrong
 ) -> None:
-    node = await start_node(clock=wrong)
+    node = await start_node(clock=wrong, lazy=False)
     started_at = current_clock().now()
     await trio.sleep(62)
     [seen] = await node.node.service.nodes()

@@ -17,6 +17,7 @@ from trioqueue.health import Health
 from trioqueue.jobs.job import Job, NodeId, Status
 from trioqueue.node import Node
 from trioqueue.runtime.leases import Leases
+from trioqueue.runtime.rest import Rest
 from trioqueue.store.memory import MemoryStore
 from trioqueue.store.protocol import Store
 from trioqueue.testing.conformance import new_job
@@ -59,7 +60,7 @@ async def test_a_job_of_a_silent_node_runs_again_and_has_lost_no_attempt(
 
 
 async def test_three_silent_nodes_make_a_job_dead(start_node: StartNode, autojump_clock: MockClock) -> None:
-    api = await start_node(worker_count=0)
+    api = await start_node(worker_count=0, lazy=False)
     job = await api.enqueue("poison")
     for _ in range(3):
         await claim_as_a_ghost(store_of(api), job)
@@ -159,7 +160,7 @@ async def test_a_node_that_overtakes_itself_stops_its_older_attempt_at_once(
         ended.append(f"epoch {ctx.epoch} finished")
 
     clock = Stepping()
-    node = await start_node(handlers, clock=clock)
+    node = await start_node(handlers, clock=clock, lazy=False)
     job = await node.enqueue("long")
     await trio.sleep(1)
     clock.seconds = 60
@@ -319,7 +320,10 @@ async def test_a_claim_that_can_no_longer_be_trusted_is_not_begun_but_given_back
 ) -> None:
     """After a pause of the whole process, what waited in the channel may run elsewhere by now."""
     store = MemoryStore(current_clock(), Random(0))
-    leases = Leases(store, NodeId("alice"), lease_seconds=10, health=Health(), events=Events())
+    health = Health()
+    leases = Leases(
+        store, NodeId("alice"), lease_seconds=10, health=health, events=Events(), rest=Rest(health)
+    )
     await store.enqueue([new_job()])
     asked_at = trio.current_time()
     claims = await store.claim(node=NodeId("alice"), types=None, limit=1, lease_seconds=10)

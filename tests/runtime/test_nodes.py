@@ -33,7 +33,7 @@ async def nodes_seen_by(node: NodeUnderTest) -> list[NodeSeen]:
 async def test_a_node_says_who_it_is_and_shows_what_it_runs(
     start_node: StartNode, autojump_clock: MockClock
 ) -> None:
-    node = await start_node(some_handlers(), worker_count=3)
+    node = await start_node(some_handlers(), worker_count=3, lazy=False)
     job = await node.enqueue("long", queue="slow")
     await trio.sleep(62)
     [seen] = await nodes_seen_by(node)
@@ -75,7 +75,7 @@ async def test_a_node_that_stops_is_said_to_and_one_that_ended_well_is_gone(
 async def test_a_node_that_went_silent_is_forgotten_after_a_while(
     start_node: StartNode, autojump_clock: MockClock
 ) -> None:
-    node = await start_node(some_handlers())
+    node = await start_node(some_handlers(), lazy=False)
     await node.node.service._store.beat(NodeId("ghost"))
     await trio.sleep(SILENT_SECONDS - 10)
     assert len(await nodes_seen_by(node)) == 2

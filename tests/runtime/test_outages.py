@@ -19,7 +19,7 @@ from trioqueue.store.protocol import Store
 
 CALLS = [
     *("enqueue", "get", "attempts", "list", "claim", "next_due_in", "renew", "progress", "settle"),
-    *("release", "cancel", "rescue", "expire", "prune", "counts", "beat", "nodes"),
+    *("release", "cancel", "rescue", "expire", "prune", "counts", "beat", "nodes", "next_upkeep_in"),
 ]
 
 

@@ -115,7 +115,7 @@ async def test_a_dead_node_is_known_until_all_it_held_is_rescued(tmp_path: Path)
             assert here.dead() == []
             there._socket.close()  # as the end of its process does
             assert here.dead() == [NodeId("there")]
-        here.forget("there")
+        here.forget(NodeId("there"))
         assert here.dead() == []
 
 

@@ -34,7 +34,7 @@ from tests.postgres.server import Server, start_server
 from tests.store.postgres.conftest import RELAXED
 from trioqueue.clock import run_inline
 from trioqueue.errors import TrioqueueError
-from trioqueue.jobs.job import Claim, Job, Json, NewJob, NodeId, Status
+from trioqueue.jobs.job import FINAL, Claim, Job, Json, NewJob, NodeId, Status
 from trioqueue.jobs.outcome import Cancelled, Completed, Failed, Outcome, Released, Snoozed, TimedOut
 from trioqueue.store.open import open_store
 from trioqueue.store.protocol import SILENT_SECONDS, Hint, JobFilter, NodeFacts, Settlement, Store
@@ -270,6 +270,11 @@ class StoresAgree(RuleBasedStateMachine):
     @rule(types=st.none() | st.frozensets(TYPES))
     def next_due_in(self, types: frozenset[str] | None) -> None:
         self.all(lambda store: store.next_due_in(types))
+
+    @rule()
+    def next_upkeep_in(self) -> None:
+        kept_for = dict.fromkeys(FINAL, timedelta(seconds=3))
+        self.all(lambda store: store.next_upkeep_in(kept_for))
 
     @rule(node=NODES, facts=st.none() | FACTS, stopping=st.booleans())
     def beat(self, node: NodeId, facts: NodeFacts | None, stopping: bool) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import trio
 
-from trioqueue.clock import held_clock
 from trioqueue.errors import InvalidInput, LeaseLost, MalformedJson, NotSupported
 from trioqueue.jobs import codec
 from trioqueue.jobs.handlers import Handler, Handlers, encode_result
@@ -30,6 +29,7 @@ from trioqueue.jobs.outcome import (
 )
 from trioqueue.runtime.context import Context, SnoozeRequested
 from trioqueue.runtime.leases import Cause, Held, Limit
+from trioqueue.runtime.spawner import Spawner
 
 
 async def run_attempt(
@@ -37,6 +37,7 @@ async def run_attempt(
     context: Context,
     handlers: Handlers,
     *,
+    spawner: Spawner,
     threads: trio.CapacityLimiter,
     max_result_bytes: int,
 ) -> Outcome:
@@ -49,7 +50,9 @@ async def run_attempt(
     except InvalidInput as error:  # it fitted at the door: the handler has changed since
         return Failed(storable(str(error)), final=True)
     held.begin(scope, limit_of(held))
-    outcome = await _run_in(scope, held, _call(handler, context, arguments, threads), max_result_bytes)
+    outcome = await _run_in(
+        scope, held, _call(handler, context, arguments, spawner, threads), max_result_bytes
+    )
     if held.settled is not None:
         return _committed(held.settled, outcome, context)
     return outcome
@@ -73,13 +76,15 @@ async def _run_in(
 
 
 async def _call(
-    handler: Handler, context: Context, arguments: dict[str, object], threads: trio.CapacityLimiter
+    handler: Handler,
+    context: Context,
+    arguments: dict[str, object],
+    spawner: Spawner,
+    threads: trio.CapacityLimiter,
 ) -> object:
     if handler.is_async:
         return await handler.function(context, **arguments)  # type: ignore[misc]
-    call = partial(handler.function, context, **arguments)
-    with held_clock():
-        return await trio.to_thread.run_sync(call, limiter=threads)
+    return await spawner.run_in_thread(partial(handler.function, context, **arguments), limiter=threads)
 
 
 def limit_of(held: Held) -> Limit:

@@ -17,7 +17,7 @@ from trioqueue.jobs.handlers import encode_result
 from trioqueue.jobs.job import Claim, Job
 from trioqueue.jobs.outcome import first_line
 from trioqueue.runtime.leases import Cause, Held
-from trioqueue.runtime.processes import run_process
+from trioqueue.runtime.spawner import Spawner
 from trioqueue.store.protocol import Completion, Store
 
 LONGEST_SNOOZE_SECONDS = 10 * 365 * 86_400
@@ -48,17 +48,27 @@ class Context:
         "_in_transaction",
         "_log",
         "_max_result_bytes",
+        "_spawner",
         "_store",
         "worker",
     )
 
     def __init__(
-        self, claim: Claim, held: Held, worker: int, store: Store, clock: Clock, *, max_result_bytes: int
+        self,
+        claim: Claim,
+        held: Held,
+        worker: int,
+        store: Store,
+        clock: Clock,
+        spawner: Spawner,
+        *,
+        max_result_bytes: int,
     ) -> None:
         self._claim = claim
         self._held = held
         self._store = store
         self._clock = clock
+        self._spawner = spawner
         self._max_result_bytes = max_result_bytes
         self._in_transaction = False
         self._completion: Completion | None = None
@@ -177,7 +187,7 @@ class Context:
 
         When the attempt is cancelled the command ends first, with all its descendants.
         """
-        return await run_process(
+        return await self._spawner.run_process(
             command,
             stdin=stdin,
             check=check,

@@ -9,6 +9,7 @@ from trioqueue.errors import StoreUnavailable
 from trioqueue.health import Health
 from trioqueue.jobs.job import Claim, NodeId
 from trioqueue.runtime.leases import Leases
+from trioqueue.runtime.rest import Rest
 from trioqueue.runtime.wakeup import Wakeup
 from trioqueue.store.protocol import Store
 
@@ -42,6 +43,7 @@ class Dispatcher:
         poll_seconds: float,
         health: Health,
         random: Random,
+        rest: Rest,
     ) -> None:
         self.work = Wakeup()
         """Ring it when there may be a due job."""
@@ -54,6 +56,7 @@ class Dispatcher:
         self._poll_seconds = poll_seconds
         self._health = health
         self._random = random
+        self._rest = rest
         self._round_trip_seconds = 0.0
         self._pace = 0.0
         self._measured_at = 0.0
@@ -113,7 +116,10 @@ class Dispatcher:
             self._measured_at, self._measured_finished = now, finished
 
     async def _wait_for_room(self) -> None:
-        if not await self._leases.ended.wait_at_most(PATIENCE_SECONDS) and self._leases.waiting:
+        patience = PATIENCE_SECONDS if self._leases.waiting else None
+        ended = self._leases.ended.wait
+        rang = await self._rest.wait("dispatcher", PATIENCE_SECONDS, due_in=patience, until=ended)
+        if not rang and self._leases.waiting:
             # Jobs turned out longer than the look-ahead assumed: let others start these.
             self._pace = 0.0
             await self._leases.release_waiting(older_than=PATIENCE_SECONDS)
@@ -124,5 +130,5 @@ class Dispatcher:
         due_in = await self._store.next_due_in(self._types)
         if due_in is not None:
             # Due already, and yet not claimed: another node is at it, or it came just now and rings.
-            wait = min(wait, max(due_in, SHORTEST_WAIT_SECONDS))
-        await self.work.wait_at_most(wait)
+            due_in = max(due_in, SHORTEST_WAIT_SECONDS)
+        await self._rest.wait("dispatcher", wait, due_in=due_in, until=self.work.wait)

@@ -17,6 +17,7 @@ from trioqueue.events import ClaimsReleased, Events
 from trioqueue.health import Health
 from trioqueue.jobs.job import Claim, Job, JobId, NodeId
 from trioqueue.jobs.outcome import Released
+from trioqueue.runtime.rest import Rest
 from trioqueue.runtime.wakeup import Wakeup
 from trioqueue.store.protocol import Settlement, Store
 
@@ -100,7 +101,14 @@ class Leases:
     """The node's claims in hand; renews them all in one write, three times a lease."""
 
     def __init__(
-        self, store: Store, node: NodeId, *, lease_seconds: float, health: Health, events: Events
+        self,
+        store: Store,
+        node: NodeId,
+        *,
+        lease_seconds: float,
+        health: Health,
+        events: Events,
+        rest: Rest,
     ) -> None:
         self.lease_seconds = lease_seconds
         self.ended = Wakeup()
@@ -109,6 +117,7 @@ class Leases:
         self._node = node
         self._health = health
         self._events = events
+        self._rest = rest
         self._held: dict[tuple[JobId, int], Held] = {}
         """By job and epoch: after a pause a node may hold a job anew while an older attempt unwinds."""
         self._running = 0
@@ -155,6 +164,7 @@ class Leases:
             self._held[claim.job.id, claim.epoch] = Held(claim, asked_at, stop_at)
             if older := self._held.get((claim.job.id, claim.epoch - 1)):
                 older.cancel(Cause.LOST)
+        self._rest.stir()
 
     def begin(self, claim: Claim) -> Held | None:
         """A worker begins this claim; None when the node has given it back or lost it meanwhile.
@@ -203,7 +213,8 @@ class Leases:
         wait = interval
         while True:
             self._health.turn("leases")
-            await self._renew_now.wait_at_most(wait)
+            due_in = wait if self._held or self._unreleased else None
+            await self._rest.wait("leases", wait, due_in=due_in, until=self._renew_now.wait)
             try:
                 wait = interval if await self.renew() else min(interval, AGAIN_SECONDS)
             except StoreUnavailable as error:

@@ -16,6 +16,7 @@ from trioqueue.health import Health
 from trioqueue.jobs.job import Job
 from trioqueue.jobs.outcome import NAMES, Failed, Outcome, error_of
 from trioqueue.runtime.leases import Held, Leases
+from trioqueue.runtime.rest import Rest
 from trioqueue.runtime.wakeup import Wakeup
 from trioqueue.store.protocol import Settlement, Store
 
@@ -42,13 +43,14 @@ class Settler:
     """Settles ended attempts, in the order in which they ended."""
 
     def __init__(
-        self, store: Store, leases: Leases, *, events: Events, health: Health, random: Random
+        self, store: Store, leases: Leases, *, events: Events, health: Health, random: Random, rest: Rest
     ) -> None:
         self._store = store
         self._leases = leases
         self._events = events
         self._health = health
         self._random = random
+        self._rest = rest
         self._ended: list[Ended] = []
         self._busy: list[Ended] = []
         """Those whose jobs somebody else's transaction holds."""
@@ -76,14 +78,16 @@ class Settler:
         """Record until `close`. Cancelled, what is not recorded stays in hand and is counted as left."""
         while self._ended or self._busy or not self._closed:
             self._health.turn("settler")
-            rest = LONGEST_REST_SECONDS
+            look_again_in: float | None = None
             if self._busy:
-                rest = self._look_again_at - trio.current_time()
-                if rest <= 0:
+                look_again_in = self._look_again_at - trio.current_time()
+                if look_again_in <= 0:
                     self._ended += self._busy
                     self._busy = []
             if not self._ended:
-                await self._news.wait_at_most(rest)
+                await self._rest.wait(
+                    "settler", LONGEST_REST_SECONDS, due_in=look_again_in, until=self._news.wait
+                )
                 continue
             batch = list(self._ended)
             for ended, job in await self._record(batch):

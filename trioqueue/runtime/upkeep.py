@@ -14,9 +14,10 @@ import trio
 from trioqueue.events import Events, JobsExpired, JobsPruned, JobsRescued
 from trioqueue.health import Health
 from trioqueue.jobs.job import NodeId, Status
-from trioqueue.runtime.processes import kill_orphans
+from trioqueue.runtime.rest import Rest
+from trioqueue.runtime.spawner import Spawner
 from trioqueue.runtime.supervise import Supervisor
-from trioqueue.store.protocol import NodeFacts, Store
+from trioqueue.store.protocol import NextUpkeep, NodeFacts, Store
 
 BEAT_SECONDS = 5.0
 RESCUE_SECONDS = 1.0
@@ -45,6 +46,8 @@ class Upkeep:
         health: Health,
         events: Events,
         random: Random,
+        rest: Rest,
+        spawner: Spawner,
     ) -> None:
         self._store = store
         self._node = node
@@ -53,6 +56,8 @@ class Upkeep:
         self._health = health
         self._events = events
         self._random = random
+        self._rest = rest
+        self._spawner = spawner
 
     def __repr__(self) -> str:
         return f"<Upkeep of {self._node}>"
@@ -77,46 +82,60 @@ class Upkeep:
         while True:
             await supervisor.reach("beat", self.beat, longest_wait_seconds=RECOVERY_SECONDS)
             self._health.turn("beat")
-            with trio.move_on_after(self._about(BEAT_SECONDS)):
-                await self._health.store_away.wait()
-                await trio.sleep(self._about(RECOVERY_SECONDS))
+            await self._rest.wait(
+                "beat", self._about(BEAT_SECONDS), until=self._look_soon_after_a_failure, at_once=True
+            )
+
+    async def _look_soon_after_a_failure(self) -> None:
+        await self._health.store_away.wait()
+        await trio.sleep(self._about(RECOVERY_SECONDS))
 
     async def _say_that_it_stops(self, supervisor: Supervisor, stopping: trio.Event) -> None:
         """What a stopped node must leave behind, because a handler would not end, is no crash."""
         await stopping.wait()
         await supervisor.reach("beat", partial(self._store.beat, self._node, stopping=True))
 
-    async def _rescue(self) -> None:
+    async def _rescue(self) -> float | None:
         """As many batches as there are: a node that died may have held many."""
         while jobs := await self._store.rescue(limit=RESCUE_BATCH):
             self._health.turn("rescue")
-            kill_orphans()
+            self._spawner.kill_orphans()
             dead = [job.id for job in jobs if job.status is Status.DEAD]
             rescued = JobsRescued(node=self._node, job_ids=[job.id for job in jobs], dead_ids=dead)
             self._events.publish(rescued)
             if len(jobs) < RESCUE_BATCH:
                 break
+        return (await self._next()).rescue
 
-    async def _expire(self) -> None:
+    async def _expire(self) -> float | None:
         """End what can no longer be in time; as many batches as there are."""
         while jobs := await self._store.expire(limit=EXPIRE_BATCH):
             self._health.turn("expire")
             self._events.publish(JobsExpired(node=self._node, job_ids=[job.id for job in jobs]))
             if len(jobs) < EXPIRE_BATCH:
                 break
+        return (await self._next()).expire
 
-    async def _prune(self) -> None:
+    async def _prune(self) -> float | None:
         pruned = await self._store.prune(self._retention, limit=PRUNE_BATCH)
         if pruned:
             self._events.publish(JobsPruned(node=self._node, pruned=pruned))
         while pruned == PRUNE_BATCH:
             self._health.turn("prune")
             pruned = await self._store.prune(self._retention, limit=PRUNE_BATCH)
+        return (await self._next()).prune
 
-    async def _look(self) -> None:
+    async def _next(self) -> NextUpkeep:
+        """When there will be something to do. Asked only where that spares looking again and again."""
+        if not self._rest.lazy:
+            return NextUpkeep()
+        return await self._store.next_upkeep_in(self._retention)
+
+    async def _look(self) -> float | None:
         """How long the first due job has waited: health tells whether that is too long."""
         due_in = await self._store.next_due_in(self._types)
         self._health.work_waits(0.0 if due_in is None else max(-due_in, 0.0))
+        return due_in if due_in is not None and due_in > 0 else None
 
     @property
     def _types(self) -> frozenset[str] | None:

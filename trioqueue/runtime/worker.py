@@ -13,6 +13,7 @@ from trioqueue.runtime.attempt import run_attempt
 from trioqueue.runtime.context import Context
 from trioqueue.runtime.leases import Leases
 from trioqueue.runtime.settler import Ended, Settler
+from trioqueue.runtime.spawner import Spawner
 from trioqueue.store.protocol import Store
 
 RUN_ON = 48
@@ -30,6 +31,7 @@ class Worker:
         handlers: Handlers,
         leases: Leases,
         settler: Settler,
+        spawner: Spawner,
         threads: trio.CapacityLimiter,
         max_result_bytes: int,
         clock: Clock,
@@ -40,6 +42,7 @@ class Worker:
         self._handlers = handlers
         self._leases = leases
         self._settler = settler
+        self._spawner = spawner
         self._threads = threads
         self._max_result_bytes = max_result_bytes
         self._clock = clock
@@ -64,13 +67,20 @@ class Worker:
             AttemptStarted(job=claim.job, node=claim.node, worker=self.number, at=self._clock.now())
         )
         context = Context(
-            claim, held, self.number, self._store, self._clock, max_result_bytes=self._max_result_bytes
+            claim,
+            held,
+            self.number,
+            self._store,
+            self._clock,
+            self._spawner,
+            max_result_bytes=self._max_result_bytes,
         )
         try:
             outcome = await run_attempt(
                 held,
                 context,
                 self._handlers,
+                spawner=self._spawner,
                 threads=self._threads,
                 max_result_bytes=self._max_result_bytes,
             )

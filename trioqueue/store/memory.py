@@ -28,12 +28,14 @@ from trioqueue.store.protocol import (
     Enqueued,
     Hint,
     JobFilter,
+    NextUpkeep,
     NodeFacts,
     NodeSeen,
     Page,
     Renewal,
     Running,
     Settlement,
+    seconds_until_first,
 )
 
 LIVE = (Status.PENDING, Status.PROCESSING)
@@ -231,6 +233,20 @@ class MemoryStore:
         for job_id in old[:limit]:
             del self._jobs[job_id], self._accepted[job_id], self._attempts[job_id]
         return len(old[:limit])
+
+    async def next_upkeep_in(self, retention: Mapping[Status, timedelta]) -> NextUpkeep:
+        await trio.lowlevel.checkpoint()
+        now = self._clock.now()
+        kept = [(job, retention[job.status]) for job in self._jobs.values() if job.status in retention]
+        return NextUpkeep(
+            rescue=seconds_until_first(
+                (job.lease_until for job in self._with_status(Status.PROCESSING)), now
+            ),
+            expire=seconds_until_first((job.deadline_at for job in self._pending(None)), now),
+            prune=seconds_until_first(
+                (job.finished_at + kept_for for job, kept_for in kept if job.finished_at is not None), now
+            ),
+        )
 
     async def counts(self) -> Sequence[Count]:
         await trio.lowlevel.checkpoint()

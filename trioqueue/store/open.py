@@ -54,8 +54,9 @@ async def open_store(
 
     `clock` tells the store's time (but to a PostgreSQL server only virtual time: else it has its
     own), `random` the jitter of retries. `run_sync` calls what blocks: by default in a thread, and
-    inline under virtual time. When the block ends, whatever had been handed to the store is
-    committed first. Raises `ConfigError` for a URL or a database that can never work,
+    inline under virtual time. Under virtual time a file's commits are not flushed: the last of them
+    may be lost with the machine's power, though not with the process. When the block ends, whatever
+    had been handed to the store is committed first. Raises `ConfigError` for a URL or a database that can never work,
     `StoreUnavailable` for one that does not work now.
     """
     _check(url)
@@ -76,6 +77,7 @@ async def open_store(
             random=random,
             node=node,
             run_sync=run_sync or (run_inline if is_virtual() else run_in_thread),
+            flushed=not is_virtual(),
         ) as store:
             yield store
 

@@ -11,7 +11,7 @@ Promises that hold for every method:
   caller is cancelled before anything happened, or the call completes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -97,6 +97,20 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 0
     types: tuple[str, ...] | None = ()
     """Of which types it runs jobs. None: any, as demo mode does."""
+
+
+class NextUpkeep(msgspec.Struct, frozen=True, kw_only=True):
+    """In how many seconds each chore will find something if nothing changes; None: never."""
+
+    rescue: float | None = None
+    expire: float | None = None
+    prune: float | None = None
+
+
+def seconds_until_first(instants: Iterable[datetime | None], now: datetime) -> float | None:
+    """How long from `now` until the first of `instants`; None when there is none."""
+    firsts = [instant for instant in instants if instant is not None]
+    return (min(firsts) - now).total_seconds() if firsts else None
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -282,6 +296,12 @@ class Store(Protocol):
 
         Only final statuses are looked at, whatever `retention` names. Attempts and tags go with
         the job. Returns how many jobs were deleted.
+        """
+
+    async def next_upkeep_in(self, retention: Mapping[Status, timedelta]) -> NextUpkeep:
+        """When `rescue`, `expire` and `prune` will find a job; negative when they would by now.
+
+        By the store's own clock, as in `next_due_in`. For whoever would else look again and again.
         """
 
     async def counts(self) -> Sequence[Count]:

@@ -38,6 +38,7 @@ from trioqueue.store.protocol import (
     SILENT_SECONDS,
     Hint,
     JobFilter,
+    NextUpkeep,
     NodeFacts,
     Running,
     Settlement,
@@ -473,6 +474,36 @@ class StoreConformance:
         await enqueue(store)
         await claim_one(store)
         assert await store.next_due_in(None) is None
+
+    # next_upkeep_in
+
+    async def test_a_store_tells_when_there_will_be_something_to_rescue_to_expire_and_to_prune(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        retention = {Status.COMPLETED: 20 * SECOND, Status.CANCELLED: 5 * SECOND, Status.DEAD: 90 * SECOND}
+        assert await store.next_upkeep_in(retention) == NextUpkeep()
+        for outcome in (Completed(), Failed("no", final=True)):
+            await enqueue(store)
+            await run_once(store, outcome)
+        clock.advance(1)
+        await store.cancel((await enqueue(store, priority=9)).id)
+        assert await store.next_upkeep_in(retention) == NextUpkeep(prune=5)
+        await enqueue(store, priority=-1)
+        await claim_one(store, lease_seconds=30)
+        await enqueue(store, deadline_at=clock.now() + 40 * SECOND)
+        await enqueue(store, deadline_at=clock.now() + 45 * SECOND)
+        assert await store.next_upkeep_in(retention) == NextUpkeep(rescue=30, expire=40, prune=5)
+        del retention[Status.CANCELLED]
+        assert (await store.next_upkeep_in(retention)).prune == 19
+        clock.advance(41)
+        assert await store.next_upkeep_in(retention) == NextUpkeep(rescue=-11, expire=-1, prune=-22)
+
+    async def test_a_processing_job_with_a_deadline_will_not_expire(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        await enqueue(store, deadline_at=clock.now() + SECOND)
+        await claim_one(store, lease_seconds=30)
+        assert await store.next_upkeep_in({}) == NextUpkeep(rescue=30)
 
     # renew
 

@@ -36,6 +36,7 @@ from trioqueue.store.protocol import (
     Enqueued,
     Hint,
     JobFilter,
+    NextUpkeep,
     NodeFacts,
     NodeSeen,
     Page,
@@ -47,6 +48,10 @@ from trioqueue.store.protocol import (
 FOLDED_AT_ONCE = 10_000
 FOLDS = 5
 """Batches of changes that are added to the counters at a time."""
+
+
+ENDS = (Status.COMPLETED, Status.CANCELLED, Status.DEAD)
+"""In the order of next_upkeep.sql."""
 
 
 class PostgresStore:
@@ -221,6 +226,15 @@ class PostgresStore:
                 [(count,)] = await self._database.rows("prune", values)
                 pruned += count
         return pruned
+
+    async def next_upkeep_in(self, retention: Mapping[Status, timedelta]) -> NextUpkeep:
+        [lease, deadline, *ended] = [seconds for (seconds,) in await self._database.rows("next_upkeep")]
+        old = [
+            seconds + retention[status].total_seconds()
+            for status, seconds in zip(ENDS, ended, strict=True)
+            if seconds is not None and status in retention
+        ]
+        return NextUpkeep(rescue=lease, expire=deadline, prune=min(old, default=None))
 
     async def counts(self) -> Sequence[Count]:
         rows = await self._ask("counters")

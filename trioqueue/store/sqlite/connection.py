@@ -95,11 +95,11 @@ def _migrations() -> Sequence[Migration]:
     return read_migrations(files(__package__) / "sql" / "migrations")
 
 
-def connect_writer(path: Path) -> apsw.Connection:
-    """The process's one connection that writes: a commit is on the disk when it returns."""
+def connect_writer(path: Path, *, flushed: bool = True) -> apsw.Connection:
+    """The process's one connection that writes: a commit is on the disk when it returns, if `flushed`."""
     connection = _connect(path, _wait_for_writer)
     connection.pragma("journal_mode", "wal")
-    connection.pragma("synchronous", "full")
+    connection.pragma("synchronous", "full" if flushed else "off")
     connection.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
     connection.pragma("journal_size_limit", WAL_LIMIT_BYTES)
     return connection

@@ -10,9 +10,10 @@ Nothing here is needed for correctness. Where sockets cannot be had, nodes poll 
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote, unquote
 
 import trio
@@ -28,7 +29,26 @@ ADDRESS_BYTES = 107
 """The longest path that fits into a Unix socket address."""
 
 
-class Neighbours:
+class Neighbours(Protocol):
+    """The other processes on the same file, as one store sees them."""
+
+    def listen(self, bell: Bell) -> None:
+        """Ring `bell` for every hint from now on, our own and those of others."""
+
+    def ring(self, hint: Hint) -> None:
+        """Ring here at once, and soon elsewhere."""
+
+    def dead(self) -> Sequence[NodeId]:
+        """The nodes whose process has ended without leaving. They stay dead: a restart is a new node."""
+
+    def forget(self, node: NodeId) -> None:
+        """Take a node off the list."""
+
+    async def run(self) -> None:
+        """Ring the bells for the hints of others, for ever."""
+
+
+class SocketNeighbours:
     """One node's socket among the others in `directory`."""
 
     def __init__(self, directory: Path, node: NodeId) -> None:
@@ -57,32 +77,28 @@ class Neighbours:
         """Tell what is still untold, and be gone. The file goes first: a closed socket looks like a death."""
         self._tell_now()
         if self._bound:
-            self.forget(unquote(self._name))
+            self.forget(NodeId(unquote(self._name)))
         self._socket.close()
         if self._descriptor is not None:
             os.close(self._descriptor)
 
     def listen(self, bell: Bell) -> None:
-        """Ring `bell` for every hint from now on, our own and those of others."""
         self._bells.append(bell)
 
     def ring(self, hint: Hint) -> None:
-        """Ring here at once, and elsewhere when the tasks that run now have had their turn: once for all."""
+        """Elsewhere it rings when the tasks that run now have had their turn: once for all."""
         self._ring_here(hint)
         self._untold.add(hint)
         trio.lowlevel.current_trio_token().run_sync_soon(self._tell_now, idempotent=True)
 
     def dead(self) -> list[NodeId]:
-        """The nodes whose process has ended without leaving. They stay dead: a restart is a new node."""
         return [NodeId(unquote(name)) for name in self._others() if self._is_dead(name)]
 
-    def forget(self, node: str) -> None:
-        """Take a node off the list."""
+    def forget(self, node: NodeId) -> None:
         with suppress(OSError):
             (self._directory / quote(node, safe="")).unlink()
 
     async def run(self) -> None:
-        """Ring the bells for the hints of others, for ever."""
         if not self._bound:
             return
         receiver = trio.socket.from_stdlib_socket(self._socket)
@@ -132,9 +148,9 @@ class Neighbours:
 
 
 @contextmanager
-def open_neighbours(directory: Path, node: NodeId) -> Iterator[Neighbours]:
+def open_neighbours(directory: Path, node: NodeId) -> Iterator[SocketNeighbours]:
     """Be a neighbour of the others in `directory` while the block runs."""
-    neighbours = Neighbours(directory, node)
+    neighbours = SocketNeighbours(directory, node)
     neighbours.join()
     try:
         yield neighbours

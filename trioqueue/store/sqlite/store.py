@@ -1,7 +1,13 @@
 """The contract on one SQLite file. Writes go through the writer; reads are short and run on the loop."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    closing,
+    suppress,
+)
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,13 +27,22 @@ from trioqueue.store.protocol import (
     Enqueued,
     Hint,
     JobFilter,
+    NextUpkeep,
     NodeFacts,
     NodeSeen,
     Page,
     Renewal,
     Settlement,
+    seconds_until_first,
 )
-from trioqueue.store.rows import attempt_from_row, instant, job_from_row, microseconds, nodes_from_rows
+from trioqueue.store.rows import (
+    attempt_from_row,
+    instant,
+    instant_or_none,
+    job_from_row,
+    microseconds,
+    nodes_from_rows,
+)
 from trioqueue.store.sqlite import operations
 from trioqueue.store.sqlite.connection import prepare
 from trioqueue.store.sqlite.neighbours import Neighbours, open_neighbours
@@ -35,6 +50,9 @@ from trioqueue.store.sqlite.queries import read_queries
 from trioqueue.store.sqlite.reader import Reader
 from trioqueue.store.sqlite.transaction import is_due
 from trioqueue.store.sqlite.writer import Writer
+
+ENDS = (Status.COMPLETED, Status.CANCELLED, Status.DEAD)
+"""In the order of next_upkeep.sql."""
 
 
 class SqliteStore:
@@ -171,6 +189,22 @@ class SqliteStore:
     async def prune(self, retention: Mapping[Status, timedelta], *, limit: int) -> int:
         return await self._writer.submit(partial(operations.prune, retention=retention, limit=limit))
 
+    async def next_upkeep_in(self, retention: Mapping[Status, timedelta]) -> NextUpkeep:
+        await trio.lowlevel.checkpoint()
+        now = self._clock.now()
+        [row] = self._reader.read("next_upkeep")
+        lease_until, deadline_at, *ended = [instant_or_none(first) for first in row]
+        old = (
+            at + retention[status]
+            for status, at in zip(ENDS, ended, strict=True)
+            if at is not None and status in retention
+        )
+        return NextUpkeep(
+            rescue=seconds_until_first([lease_until], now),
+            expire=seconds_until_first([deadline_at], now),
+            prune=seconds_until_first(old, now),
+        )
+
     async def counts(self) -> Sequence[Count]:
         await trio.lowlevel.checkpoint()
         rows = self._reader.read("counters")
@@ -194,19 +228,30 @@ class SqliteStore:
 
 @asynccontextmanager
 async def open_sqlite(
-    path: Path, *, url: str, clock: Clock, random: Random, node: NodeId, run_sync: RunSync[Any]
+    path: Path,
+    *,
+    url: str,
+    clock: Clock,
+    random: Random,
+    node: NodeId,
+    run_sync: RunSync[Any],
+    flushed: bool = True,
+    neighbours: AbstractContextManager[Neighbours] | None = None,
 ) -> AsyncIterator[SqliteStore]:
-    """The store in the file at `path`, which is created when it is not there."""
+    """The store in the file at `path`, which is created when it is not there.
+
+    `neighbours`: by default those who share the directory beside the file.
+    """
     await run_sync(partial(prepare, path))
     queries = read_queries()
-    writer = Writer(path, queries, clock, run_sync)
+    writer = Writer(path, queries, clock, run_sync, flushed=flushed)
     failure: Exception | None = None
     with (
         closing(Reader(path, queries)) as reader,
-        open_neighbours(path.with_name(path.name + "-nodes"), node) as neighbours,
+        neighbours or open_neighbours(path.with_name(path.name + "-nodes"), node) as joined,
     ):
         async with trio.open_nursery() as listening:
-            listening.start_soon(neighbours.run)
+            listening.start_soon(joined.run)
             async with trio.open_nursery() as writing:
                 writing.start_soon(writer.run)
                 try:
@@ -216,7 +261,7 @@ async def open_sqlite(
                         random=random,
                         writer=writer,
                         reader=reader,
-                        neighbours=neighbours,
+                        neighbours=joined,
                     )
                 except Exception as error:
                     failure = error  # raised below: our nurseries would wrap it in groups

@@ -49,15 +49,20 @@ class Submitted:
 class Writer:
     """Runs submitted operations in shared transactions."""
 
-    def __init__(self, path: Path, queries: Queries, clock: Clock, run_sync: RunSync[Any]) -> None:
+    def __init__(
+        self, path: Path, queries: Queries, clock: Clock, run_sync: RunSync[Any], *, flushed: bool = True
+    ) -> None:
         self._path = path
         self._queries = queries
         self._clock = clock
         self._run_sync = run_sync
+        self._flushed = flushed
         self._connection: apsw.Connection | None = None
         self._queue: deque[Submitted] = deque()
         self._submitted = trio.Event()
         self._closing = False
+        self._locked_out: apsw.Error | None = None
+        """Why the last batch never began."""
 
     def __repr__(self) -> str:
         return f"<Writer {self._path} {len(self._queue)} queued>"
@@ -110,7 +115,15 @@ class Writer:
             answers = [outcome.Error(refused) for _ in operations]
         for submitted, answer in zip(batch, answers, strict=True):
             trio.lowlevel.reschedule(submitted.task, answer)
+        if self._locked_out is not None:
+            self._refuse_all(self._locked_out)
         await self._let_return(len(batch))
+
+    def _refuse_all(self, error: apsw.Error) -> None:
+        """Those who came while the lock was waited for: their own wait on top would keep clients too long."""
+        self._locked_out = None
+        while self._queue:
+            trio.lowlevel.reschedule(self._queue.popleft().task, outcome.Error(unavailable(error)))
 
     async def _let_return(self, answered: int) -> None:
         """Workers that have settled one job soon settle the next. Let them catch this transaction.
@@ -131,7 +144,9 @@ class Writer:
             except _Spoilt:
                 return self._transact(_run_apart, operations)
         except STORE_ERRORS as error:
-            if not isinstance(error, apsw.BusyError | apsw.FullError):
+            if isinstance(error, apsw.BusyError):
+                self._locked_out = error
+            elif not isinstance(error, apsw.FullError):
                 close(self._connection)
                 self._connection = None  # the next batch connects anew
             return [outcome.Error(unavailable(error)) for _ in operations]
@@ -149,7 +164,7 @@ class Writer:
     @contextmanager
     def _transaction(self) -> Iterator[Transaction]:
         if self._connection is None:
-            self._connection = connect_writer(self._path)
+            self._connection = connect_writer(self._path, flushed=self._flushed)
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:

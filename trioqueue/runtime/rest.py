@@ -1,0 +1,87 @@
+"""Where loops wait that only look whether there is something to do.
+
+In real time they look again after a few seconds, whatever happens. Under virtual time nobody waits,
+but each look costs real time, and a year has thirty million seconds. There a loop rests until
+something has happened in this Trio run (an event of some node, a claim), or until the moment at
+which it knows to be due. So what is idle costs nothing, and what is not goes on as in real time.
+"""
+
+import math
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from trioqueue.clock import is_virtual
+from trioqueue.health import Health
+
+_RESTS: trio.lowlevel.RunVar["list[Rest]"] = trio.lowlevel.RunVar("trioqueue_rests")
+"""Those of every node in the Trio run: what one of them does may concern the others."""
+
+
+class Rest:
+    """How the loops of one node wait. Make it inside of the Trio run."""
+
+    def __init__(self, health: Health, *, lazy: bool | None = None) -> None:
+        """`lazy`: rest as long as nothing happens. None: under virtual time only."""
+        self.lazy = is_virtual() if lazy is None else lazy
+        self._health = health
+        self._stirs = 0
+        self._seen: dict[str, int] = {}
+        """How often something had happened when this loop woke up last: what came later, it must look at."""
+        self._resting: dict[trio.CancelScope, tuple[float, float]] = {}
+        """The scope that each waits in; it looks so many seconds after a stir, and not before that time."""
+        if self.lazy:
+            rests = _RESTS.get([])
+            rests.append(self)
+            _RESTS.set(rests)
+
+    def __repr__(self) -> str:
+        return f"<Rest of {len(self._resting)} loops{', lazy' if self.lazy else ''}>"
+
+    def stir(self, _: object = None) -> None:
+        """Something has happened: whoever rests, on any node of this run, looks again soon."""
+        if self.lazy:
+            for rest in _RESTS.get([]):
+                rest._stir_here()
+
+    def close(self) -> None:
+        """The node has ended: nobody rests here any more."""
+        if self in _RESTS.get([]):
+            _RESTS.get([]).remove(self)
+
+    def _stir_here(self) -> None:
+        self._stirs += 1
+        now = trio.current_time()
+        for scope, (seconds, not_before) in self._resting.items():
+            scope.deadline = min(scope.deadline, max(now + seconds, not_before))
+
+    async def wait(
+        self,
+        loop: str,
+        seconds: float,
+        *,
+        due_in: float | None = None,
+        until: Callable[[], Awaitable[object]] = trio.sleep_forever,
+        at_once: bool = False,
+    ) -> bool:
+        """Wait for `until`, but only `due_in` seconds, and only `seconds`; whether `until` has returned.
+
+        What is due already, and has just been looked at, waits for `seconds` like everything else.
+        A lazy one lets the `seconds` begin when something happens. With `at_once` it returns then,
+        if `seconds` have passed already.
+        """
+        now = trio.current_time()
+        due_at = math.inf if due_in is None else now + (due_in if due_in > 0 else seconds)
+        if not self.lazy or self._stirs != self._seen.get(loop, -1):
+            due_at = min(due_at, now + seconds)
+        with trio.CancelScope(deadline=due_at) as scope:
+            self._resting[scope] = (0.0, now + seconds) if at_once else (seconds, now)
+            if self.lazy and due_at > now + seconds:
+                self._health.rests(loop)
+            try:
+                await until()
+            finally:
+                del self._resting[scope]
+                self._seen[loop] = self._stirs
+                self._health.turn(loop)
+        return not scope.cancelled_caught
