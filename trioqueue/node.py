@@ -76,7 +76,7 @@ class Node:
         open_store: OpenStore | None = None,
         lazy: bool | None = None,
     ) -> None:
-        self.id = id or _new_node_id()
+        self.id = id or new_node_id(socket.gethostname(), os.getpid(), SystemRandom())
         self.draining = trio.Event()
         self.stopped = trio.Event()
         self.grace_seconds = settings.grace_seconds
@@ -357,10 +357,10 @@ async def _simulate(seconds: float, ctx: Context, *, payload: object) -> None:
     await trio.sleep(seconds)
 
 
-def _new_node_id() -> NodeId:
+def new_node_id(host: str, pid: int, random: Random) -> NodeId:
     """New at every start: a restarted process must never pass for the one that held the leases."""
-    host = re.sub(r"[^a-zA-Z0-9]+", "-", socket.gethostname())[:40].strip("-") or "node"
-    return NodeId(f"{host}-{os.getpid()}-{SystemRandom().getrandbits(32):08x}")
+    name = re.sub(r"[^a-zA-Z0-9]+", "-", host)[:40].strip("-") or "node"
+    return NodeId(f"{name}-{pid}-{random.getrandbits(32):08x}")
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -97,6 +97,35 @@ async def test_calls_that_come_together_share_a_commit(path: Path, clock: HandCl
         assert len(await everything(store)) == 100
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["it was kept", "it was not"])
+async def test_a_job_whose_write_broke_off_is_kept_once(path: Path, clock: HandClock, kept: bool) -> None:
+    """The answer is lost; asked again with the same id, the store knows."""
+    broken = 0
+
+    async def run_sync(function: Callable[[], Any]) -> Any:
+        nonlocal broken
+        if broken:
+            broken -= 1
+            if kept:
+                function()
+            raise OSError("no answer")
+        return function()
+
+    async with open_at(path, clock, run_sync=run_sync) as store:
+        broken = 1
+        first, second = await store.enqueue([new_job(), new_job(unique_key="key")])
+        assert (first.created, second.created) == (True, True)
+        assert [job.id for job in await everything(store)] == [second.job.id, first.job.id]
+
+        broken = 1
+        [other] = await store.enqueue([new_job(unique_key="key")])
+        assert not other.created
+
+        broken = 2
+        with pytest.raises(StoreUnavailable, match="no answer"):
+            await store.enqueue([new_job()])
+
+
 def spoil(transaction: Transaction) -> None:
     """Write, count, then fail: half an operation."""
     operations.beat(transaction, NodeId("half"), None, False)

@@ -56,8 +56,8 @@ async def open_store(
     own), `random` the jitter of retries. `run_sync` calls what blocks: by default in a thread, and
     inline under virtual time. Under virtual time a file's commits are not flushed: the last of them
     may be lost with the machine's power, though not with the process. When the block ends, whatever
-    had been handed to the store is committed first. Raises `ConfigError` for a URL or a database that can never work,
-    `StoreUnavailable` for one that does not work now.
+    had been handed to the store is committed first. Raises `ConfigError` for a URL or a database that
+    can never work, `StoreUnavailable` for one that does not work now.
     """
     _check(url)
     if url == MEMORY:

@@ -49,7 +49,7 @@ from trioqueue.store.sqlite.neighbours import Neighbours, open_neighbours
 from trioqueue.store.sqlite.queries import read_queries
 from trioqueue.store.sqlite.reader import Reader
 from trioqueue.store.sqlite.transaction import is_due
-from trioqueue.store.sqlite.writer import Writer
+from trioqueue.store.sqlite.writer import InDoubt, Writer
 
 ENDS = (Status.COMPLETED, Status.CANCELLED, Status.DEAD)
 """In the order of next_upkeep.sql."""
@@ -86,7 +86,16 @@ class SqliteStore:
         self._neighbours.listen(bell)
 
     async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
-        answers = await self._writer.submit(partial(operations.enqueue, jobs=jobs))
+        keep = partial(operations.enqueue, jobs=jobs)
+        try:
+            answers = await self._writer.submit(keep)
+        except InDoubt:
+            # Nobody else knows these ids: one that is there now is the one that was just made.
+            ids = {new.id for new in jobs}
+            answers = [
+                Enqueued(answer.job, created=answer.created or answer.job.id in ids)
+                for answer in await self._writer.submit(keep)
+            ]
         self._ring_if_due([answer.job for answer in answers if answer.created])
         return answers
 

@@ -38,6 +38,10 @@ TURNS = 4
 """Turns of the loop in which those who were just answered may come back before the next commit."""
 
 
+class InDoubt(StoreUnavailable):
+    """The write failed so that nobody knows whether it was committed before: look before you repeat it."""
+
+
 @dataclass(slots=True, eq=False)
 class Submitted:
     """An operation in the queue, and the task that waits for its answer."""
@@ -111,8 +115,7 @@ class Writer:
         try:
             answers = await self._run_sync(partial(self._commit, operations))
         except Exception as error:  # no thread to be had: those who wait must be told
-            refused = StoreUnavailable(f"the write could not be started ({error})")
-            answers = [outcome.Error(refused) for _ in operations]
+            answers = [outcome.Error(InDoubt(f"the write broke off ({error})")) for _ in operations]
         for submitted, answer in zip(batch, answers, strict=True):
             trio.lowlevel.reschedule(submitted.task, answer)
         if self._locked_out is not None:
@@ -146,10 +149,11 @@ class Writer:
         except STORE_ERRORS as error:
             if isinstance(error, apsw.BusyError):
                 self._locked_out = error
-            elif not isinstance(error, apsw.FullError):
-                close(self._connection)
-                self._connection = None  # the next batch connects anew
-            return [outcome.Error(unavailable(error)) for _ in operations]
+            if isinstance(error, apsw.BusyError | apsw.FullError):
+                return [outcome.Error(unavailable(error)) for _ in operations]
+            close(self._connection)
+            self._connection = None  # the next batch connects anew, and may find that this one was kept
+            return [outcome.Error(InDoubt(unavailable(error).reason)) for _ in operations]
         except Exception as error:
             return [outcome.Error(error) for _ in operations]
 
