@@ -2,6 +2,7 @@
 
 lost            acknowledged, but not in the store, or ended as it should not have
 settled twice   more than one accepted completion, or an outcome after the last one
+stale settle    accepted from a holder whose lease was over: the job had been claimed anew since
 stuck           a job that has not ended, or a node that is still listed, after everything was drained
 zombie          two attempts that overlap, an epoch that does not grow or was given twice
 unfounded       completed although no handler finished under that epoch
@@ -27,6 +28,7 @@ from tests.crash.ledger import read_ledger
 Kind = Literal[
     "lost",
     "settled twice",
+    "stale settle",
     "stuck",
     "zombie",
     "unfounded",
@@ -164,7 +166,14 @@ class Audit:
         return sum(job.status == status for job in self.jobs)
 
 
-def audit(clients: Path, handlers: Path, store: Path, kills: Sequence[Kill]) -> Audit:
+def audit(
+    clients: Path,
+    handlers: Path,
+    store: Path,
+    kills: Sequence[Kill],
+    *,
+    late_seconds: float = LATE_SECONDS,
+) -> Audit:
     """Read everything and judge it. Nothing may be writing any more."""
     promises, runs = read_promises(clients), read_runs(handlers)
     if not store.exists():
@@ -176,7 +185,7 @@ def audit(clients: Path, handlers: Path, store: Path, kills: Sequence[Kill]) -> 
         rescues = list(rescue_seconds(jobs, kills))
         violations = [
             *check_jobs(promises, runs, jobs),
-            *check_rescues(rescues),
+            *check_rescues(rescues, late_seconds=late_seconds),
             *check_counters(connection),
             *check_nodes(connection, store),
             *check_file(connection),
@@ -288,6 +297,8 @@ def check_job(job: Job) -> Iterator[Violation]:
             yield Violation("stuck", str(job))
     if len(completed) != (job.status == "completed") or completed not in ([], job.attempts[-1:]):
         yield Violation("settled twice", str(job))
+    if job.status == "completed" and job.attempts and job.attempts[-1].epoch < job.epoch:
+        yield Violation("stale settle", f"claimed since, under epoch {job.epoch}: {job}")
     if job.crash_count != len(lost) and not job.cancel_requested:
         yield Violation("miscounted", f"{job.crash_count} crashes: {job}")
     for before, after in pairwise(job.attempts):
@@ -308,6 +319,8 @@ def check_runs(runs: Runs, jobs: Sequence[Job]) -> Iterator[Violation]:
         for attempt in job.outcomes("completed"):
             if (job.id, attempt.epoch) not in runs.finished:
                 yield Violation("unfounded", str(job))
+            if max(epochs[job.id], default=0) > attempt.epoch:
+                yield Violation("stale settle", f"begun since, under epoch {max(epochs[job.id])}: {job}")
 
 
 def rescue_seconds(jobs: Sequence[Job], kills: Sequence[Kill]) -> Iterator[tuple[Job, float | None]]:

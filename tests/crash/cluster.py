@@ -1,6 +1,7 @@
 """Kills a random one of several nodes each second, starts it again, and counts what was lost: nothing.
 
     python -m tests.crash.cluster --jobs 20000 [--nodes 3] [--seed N] [--lease-seconds 2] [--pauses 0.2]
+    python -m tests.crash.cluster --kills 500 --nodes 2
 
 See docs/outage-testing.md. Ends with 1 when any promise was broken.
 """
@@ -38,6 +39,13 @@ from tests.crash.roaming import Load, roaming_load
 from tests.postgres.server import start_server
 
 KILL_SECONDS = 1.0
+AT_WORK = 0.8
+"""When kills are counted, this share of them waits until the node is ready again, and then at most"""
+WORK_SECONDS = 0.5
+"""so long: on a busy machine most kills would hit nodes that have only begun to start."""
+JOBS = 20_000
+PAUSE_SECONDS = 0.005
+"""Between two jobs of a client when kills are counted and not jobs, so that the drain stays short."""
 PAUSED_LEASES = 2.0
 """How many leases a pause is long."""
 DRAIN_SECONDS = 180.0
@@ -60,14 +68,19 @@ class Plan:
     seed: int = 1
 
     @property
+    def pause_seconds(self) -> float:
+        """Of each client, between two jobs."""
+        return PAUSE_SECONDS if self.kills else 0.0
+
+    @property
     def takeover_seconds(self) -> float:
-        """The job of a killed node must run again within this time."""
-        return self.lease_seconds + (6.0 if self.lease_seconds <= 5 else 10.0)
+        """The job of a killed node must run again within this time. Of two nodes both may be starting."""
+        return self.lease_seconds + (6.0 if self.lease_seconds <= 5 and self.nodes > 2 else 10.0)
 
     def __str__(self) -> str:
         return (
-            f"--jobs {self.jobs} --nodes {self.nodes} --lease-seconds {self.lease_seconds:g} "
-            f"--pauses {self.pauses:g} --seed {self.seed}"
+            f"--jobs {self.jobs} --kills {self.kills} --nodes {self.nodes} "
+            f"--lease-seconds {self.lease_seconds:g} --pauses {self.pauses:g} --seed {self.seed}"
         )
 
 
@@ -97,7 +110,9 @@ def run(ground: Ground, plan: Plan) -> tuple[Course, Audit]:
     random, course = Random(plan.seed), Course(ground, plan)
     with start_nodes(ground, plan.nodes, TRIOQUEUE_LEASE_SECONDS=str(plan.lease_seconds)) as nodes:
         begin = time.monotonic()
-        with roaming_load(lambda: ports(nodes), ground.clients, random) as load:
+        with roaming_load(
+            lambda: ports(nodes), ground.clients, random, pause_seconds=plan.pause_seconds
+        ) as load:
             break_under_load(course, nodes, load, random)
         course.accepted_per_second = load.acknowledged / (time.monotonic() - begin)
         if plan.pauses:
@@ -131,6 +146,8 @@ def break_under_load(course: Course, nodes: Sequence[Node], load: Load, random: 
         revive(course, nodes)
         resume(course, nodes, paused, until=time.time())
         number = random.randrange(len(nodes))
+        if plan.kills and random.random() < AT_WORK and wait_ready(nodes[number].host):
+            load.stopping.wait(random.uniform(0.0, WORK_SECONDS))
         pauses = random.random() < plan.pauses
         say(
             f"{'pause' if pauses else 'kill':5} node {number + 1}, after {len(course.kills)} kills, "
@@ -253,7 +270,10 @@ def is_clean(course: Course, audit: Audit) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = ArgumentParser("python -m tests.crash.cluster", description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=20_000, help="kill until so many were accepted")
+    parser.add_argument(
+        "--jobs", type=int, default=None, help=f"kill until so many were accepted; {JOBS} without --kills"
+    )
+    parser.add_argument("--kills", type=int, default=0, help="and until nodes were killed so many times")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument(
         "--seed", type=int, default=None, help="draws nodes and jobs; a new one when left out"
@@ -263,6 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = vars(parser.parse_args(arguments))
     if chosen["seed"] is None:
         chosen["seed"] = SystemRandom().randrange(10**6)
+    if chosen["jobs"] is None:
+        chosen["jobs"] = 0 if chosen["kills"] else JOBS
     plan = Plan(**chosen)
     directory = Path(tempfile.mkdtemp(prefix="trioqueue-cluster-"))
     started = time.monotonic()

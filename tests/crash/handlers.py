@@ -23,7 +23,11 @@ async def quick(ctx: Context, key: str) -> str:
 @handlers.handler("slow")
 async def slow(ctx: Context, key: str, seconds: float) -> str:
     write("started", ctx)
-    await trio.sleep(seconds)
+    try:
+        await trio.sleep(seconds)
+    except trio.Cancelled:
+        write("cancelled", ctx)
+        raise
     return finish(ctx, key)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any, Literal, get_args
 
-from tests.crash.audit import Audit, Kill, Kind, audit
+from tests.crash.audit import Audit, Kill, Kind, Violation, audit
 from tests.crash.load import call, load
 from tests.web.hosts import Host, start_host
 
@@ -32,6 +32,12 @@ Ending = Literal["kill", "kill while starting", "kill while draining", "kill one
 
 READY_SECONDS = 20.0
 DRAIN_SECONDS = 120.0
+
+LOAD_SECONDS = 0.7
+"""At most so long after it is ready (or was started) a service is ended: about the time of a start."""
+
+ROUND = 100
+"""After so many cycles the store is drained and compared with the ledgers, and a new one is begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ def make_plan(random: Random, kind: HostKind) -> Plan:
     if kind == "asyncio-w2":
         endings["kill one process, then all"] = 70
     (ending,) = random.choices(list(endings), list(endings.values()))
-    return Plan(ending, random.uniform(0.0, 1.0 if ending == "kill while starting" else 1.5))
+    return Plan(ending, random.uniform(0.0, LOAD_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,7 @@ class Ground:
         return self.directory / "handlers"
 
     @contextmanager
-    def start(self, kind: HostKind, **env: str) -> Iterator[Host]:
+    def start(self, kind: HostKind, app: str = "trioqueue.app:app", **env: str) -> Iterator[Host]:
         """The service, as people start it, on this store; whatever is left at the end is killed."""
         settings = {
             "PYTHONPATH": str(ROOT),
@@ -92,7 +98,7 @@ class Ground:
             "TRIOQUEUE_HANDLERS": "tests.crash.handlers:handlers",
             "CRASH_LEDGER": str(self.handlers),
         }
-        with start_host(kind, env=settings | env, cwd=self.directory, ready=None) as host:
+        with start_host(kind, app, env=settings | env, cwd=self.directory, ready=None) as host:
             yield host
 
 
@@ -216,10 +222,10 @@ def is_drained(host: Host) -> bool:
     return bool(jobs["pending"] + jobs["processing"] == 0)
 
 
-def run(cycles: int, seed: int, kind: HostKind, directory: Path) -> tuple[Course, Audit]:
-    """All cycles on one store, then the drain and the audit."""
+def run(cycles: range, seed: int, kind: HostKind, directory: Path) -> tuple[Course, Audit]:
+    """These cycles on one store, then the drain and the audit."""
     course = Course(Ground(directory), kind)
-    for number in range(1, cycles + 1):
+    for number in cycles:
         run_cycle(course, number, seed)
         if course.failures:
             break
@@ -228,30 +234,63 @@ def run(cycles: int, seed: int, kind: HostKind, directory: Path) -> tuple[Course
     return course, audit(ground.clients, ground.handlers, ground.store, course.kills)
 
 
+@dataclass(slots=True)
+class Tally:
+    """What one round came to, or several, a line at a time."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    slowest: dict[str, float] = field(default_factory=dict)
+    violations: list[Violation] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, course: Course, audit: Audit) -> None:
+        begun = audit.cut & set(audit.runs.started)
+        self.counts.update(
+            {
+                "times killed": len(course.kills),
+                "asked for": len(audit.promises.asked),
+                "acknowledged": len(audit.promises.acknowledged),
+                "refused while draining": len(audit.promises.refused),
+                "kept without an answer": audit.recovered,
+                "completed": audit.count("completed"),
+                "cancelled": audit.count("cancelled"),
+                "dead after three crashes": audit.count("dead"),
+                "claims cut by a kill": len(audit.cut),
+                "  begun by a handler": len(begun),
+                "  finished by a handler": len(audit.cut & audit.runs.finished),
+            }
+        )
+        for name, seconds in {
+            "ready again, slowest": course.ready_seconds,
+            "taken over, slowest": audit.rescues,
+        }.items():
+            self.slowest[name] = max([*seconds, self.slowest.get(name, 0.0)])
+        self.violations += audit.violations
+        self.failures += course.failures
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.violations and not self.failures
+
+    def lines(self) -> Iterator[str]:
+        for name, number in self.counts.items():
+            yield f"{name:26}{number}"
+        for name, seconds in self.slowest.items():
+            yield f"{name:26}{seconds:.2f} s"
+        found = Counter(violation.kind for violation in self.violations)
+        for kind in get_args(Kind):
+            yield f"{kind:26}{found[kind]}"
+        yield f"{'other failures':26}{len(self.failures)}"
+        for violation in self.violations[:20]:
+            yield f"{violation.kind}: {violation.what}"
+        yield from self.failures[:5]
+
+
 def report(course: Course, audit: Audit) -> Iterator[str]:
-    """The final table, a line at a time."""
-    facts: list[tuple[str, object]] = [
-        ("times killed", len(course.kills)),
-        ("ready again, slowest", f"{max(course.ready_seconds, default=0.0):.2f} s"),
-        ("asked for", len(audit.promises.asked)),
-        ("acknowledged", len(audit.promises.acknowledged)),
-        ("refused while draining", len(audit.promises.refused)),
-        ("kept without an answer", audit.recovered),
-        ("completed", audit.count("completed")),
-        ("cancelled", audit.count("cancelled")),
-        ("dead after three crashes", audit.count("dead")),
-        ("claims cut by a kill", len(audit.cut)),
-        ("  begun by a handler", len(audit.cut & set(audit.runs.started))),
-        ("  finished by a handler", len(audit.cut & audit.runs.finished)),
-        ("taken over, slowest", f"{max(audit.rescues, default=0.0):.2f} s after the kill"),
-    ]
-    found = Counter(violation.kind for violation in audit.violations)
-    facts += [(kind, found[kind]) for kind in get_args(Kind)]
-    for name, value in [*facts, ("other failures", len(course.failures))]:
-        yield f"{name:26}{value}"
-    for violation in audit.violations[:20]:
-        yield f"{violation.kind}: {violation.what}"
-    yield from course.failures[:5]
+    """The table of one round."""
+    tally = Tally()
+    tally.add(course, audit)
+    return tally.lines()
 
 
 def is_clean(course: Course, audit: Audit) -> bool:
@@ -270,15 +309,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", choices=get_args(HostKind), default="asyncio")
     chosen = parser.parse_args(arguments)
     seed: int = SystemRandom().randrange(10**6) if chosen.seed is None else chosen.seed
-    directory = Path(tempfile.mkdtemp(prefix="trioqueue-crash-"))
-    started = time.monotonic()
-    course, result = run(chosen.cycles, seed, chosen.host, directory)
+    started, tally = time.monotonic(), Tally()
+    for first in range(1, chosen.cycles + 1, ROUND):
+        directory = Path(tempfile.mkdtemp(prefix="trioqueue-crash-"))
+        cycles = range(first, min(first + ROUND, chosen.cycles + 1))
+        tally.add(*run(cycles, seed, chosen.host, directory))
+        if not tally.is_clean:
+            break
+        shutil.rmtree(directory)
+        say(f"cycles {cycles.start} to {cycles.stop - 1}: nothing lost, nothing settled twice")
     seconds = time.monotonic() - started
     say(f"\n{chosen.cycles} cycles, host {chosen.host}, seed {seed}, {seconds:.0f} s")
-    for line in report(course, result):
+    for line in tally.lines():
         say(line)
-    if is_clean(course, result):
-        shutil.rmtree(directory)
+    if tally.is_clean:
         return 0
     again = f"--host {chosen.host} --cycles {chosen.cycles} --seed {seed}"
     say(f"\nBROKEN. Again: {again}. The store and the ledgers are in {directory}")

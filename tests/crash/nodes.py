@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 
 from tests.crash.audit import Kill
-from tests.crash.kill import Ground, ask, wait_ready
+from tests.crash.kill import Ground, HostKind, ask, wait_ready
 from tests.web.hosts import Host
 
 
@@ -18,6 +18,7 @@ class Node:
 
     ground: Ground
     settings: dict[str, str]
+    kind: HostKind = "serve"
     outputs: list[str] = field(default_factory=list)
     """What its processes that have ended had written."""
     port: int = 0
@@ -45,7 +46,7 @@ class Node:
 
     def start(self) -> None:
         """Without waiting until it is ready."""
-        self._host = self._stack.enter_context(self.ground.start("serve", **self.settings))
+        self._host = self._stack.enter_context(self.ground.start(self.kind, **self.settings))
         self.port = self._host.port
 
     def kill(self) -> Kill:
@@ -67,11 +68,12 @@ class Node:
     def resume(self) -> None:
         self.host.signal(signal.SIGCONT, to="group")
 
-    def is_ready(self) -> bool | None:
-        """What /readyz says; None when nobody answers."""
+    def readiness(self) -> tuple[bool | None, str]:
+        """What /readyz says, and its words; None when nobody answers."""
         with suppress(OSError, HTTPException, ValueError):
-            return bool(ask(self.host, "/readyz")[0] == 200)
-        return None
+            status, body = ask(self.host, "/readyz")
+            return status == 200, str(body)
+        return None, ""
 
     def close(self) -> None:
         """Whatever is left of its process is killed."""
@@ -82,9 +84,11 @@ class Node:
 
 
 @contextmanager
-def start_nodes(ground: Ground, count: int, **settings: str) -> Iterator[Sequence[Node]]:
+def start_nodes(
+    ground: Ground, count: int, kind: HostKind = "serve", **settings: str
+) -> Iterator[Sequence[Node]]:
     """So many nodes that are ready; whatever is left of them at the end is killed."""
-    nodes = [Node(ground, settings) for _ in range(count)]
+    nodes = [Node(ground, settings, kind) for _ in range(count)]
     with ExitStack() as stack:
         for node in nodes:
             stack.callback(node.close)

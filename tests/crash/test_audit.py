@@ -68,6 +68,19 @@ def test_an_epoch_that_ran_twice_is_found() -> None:
     assert [violation.kind for violation in check_runs(runs, [])] == ["zombie"]
 
 
+def test_a_settle_after_the_job_was_claimed_anew_is_found() -> None:
+    stale = job("completed", "completed")
+    stale.epoch = 2
+    assert [violation.kind for violation in check_job(stale)] == ["stale settle"]
+
+
+def test_a_settle_after_the_next_attempt_began_is_found() -> None:
+    runs = Runs(started=[("id", 1), ("id", 2)], finished={("id", 1)})
+    assert [violation.kind for violation in check_runs(runs, [job("completed", "completed")])] == [
+        "stale settle"
+    ]
+
+
 def test_a_completion_that_no_handler_reached_is_found() -> None:
     runs = Runs(started=[("id", 1)])
     assert [violation.kind for violation in check_runs(runs, [job("completed", "completed")])] == [

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.crash.audit import Attempt, Job
-from tests.crash.outages import NODES, Course, Glance, check_course, is_about_the_load, is_clean, report, run
+from tests.crash.course import Course, Glance, check_course, is_about_the_load, is_clean, report
+from tests.crash.outages import NODES, run
 from tests.crash.roaming import Answer
 from tests.crash.ways import OUTAGES, Outage
 
@@ -21,7 +22,7 @@ def test_an_outage_loses_nothing_and_is_over_when_it_ends(outage: Outage, tmp_pa
     assert len(result.promises.acknowledged) > 50
 
 
-TOTAL = next(outage for outage in OUTAGES if outage.is_total)
+TOTAL = next(outage.limits for outage in OUTAGES if outage.limits.is_total)
 BEGAN, ENDED = 100.0, 110.0
 
 
@@ -33,7 +34,7 @@ def course(*answers: Answer, log_lines: int = 0, red: bool = True, green: bool =
     ]
     glances = [Glance(101.0, node, not red) for node in range(NODES)]
     glances += [Glance(112.0, node, green) for node in range(NODES)]
-    return Course(TOTAL, BEGAN, ENDED, [*expected, *answers], glances, [log_lines] * NODES)
+    return Course(TOTAL, NODES, BEGAN, ENDED, [*expected, *answers], glances, [log_lines] * NODES)
 
 
 def completed(at: float) -> list[Job]:

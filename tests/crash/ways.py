@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
+from tests.crash.course import Limits
 from tests.postgres.pgbouncer import PgBouncer, start_pgbouncer
 from tests.postgres.proxy import Proxy, start_proxy
 from tests.postgres.server import Server, start_server
@@ -17,6 +18,10 @@ TERMINATE = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 )
+
+
+PARTIAL = Limits()
+TOTAL = Limits(is_total=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +44,7 @@ class Outage:
     act: Callable[[Scene, float], None]
     """Breaks it, waits for so many seconds, and returns when it works again."""
     via: Via = "the server"
-    recovery_seconds: float = 5.0
-    is_total: bool = False
-    """Nothing can be stored meanwhile: clients are told so in time, and nodes are not ready."""
+    limits: Limits = PARTIAL
 
 
 def stop_cleanly(scene: Scene, seconds: float) -> None:
@@ -94,11 +97,11 @@ def restart_pgbouncer(scene: Scene, seconds: float) -> None:
 
 
 OUTAGES = [
-    Outage("stop", stop_cleanly, is_total=True),
-    Outage("kill", kill_postmaster, is_total=True),
+    Outage("stop", stop_cleanly, limits=TOTAL),
+    Outage("kill", kill_postmaster, limits=TOTAL),
     Outage("terminate", terminate_backends),
     Outage("reset", reset_connections, via="the proxy"),
-    Outage("black-hole", fall_silent, via="the proxy", recovery_seconds=15.0, is_total=True),
+    Outage("black-hole", fall_silent, via="the proxy", limits=Limits(recovery_seconds=15.0, is_total=True)),
     Outage("latency", slow_down, via="the proxy"),
     Outage("pgbouncer", restart_pgbouncer, via="pgbouncer"),
 ]
