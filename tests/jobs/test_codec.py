@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from trioqueue.errors import MalformedJson
 from trioqueue.jobs import codec
+from trioqueue.jobs.job import Json
 
 REFUSED = {
     "not json": b"{",
@@ -78,6 +79,13 @@ def test_a_result_that_is_too_deep_is_refused() -> None:
         value = [value]
     with pytest.raises(MalformedJson):
         codec.encode(value)
+
+
+def test_stored_text_is_read_back_and_damage_is_named() -> None:
+    """A row that something else has written: whoever reads it is told, instead of a driver's error."""
+    assert codec.decode_kept(Json(b'{"a": [1]}')) == {"a": [1]}
+    with pytest.raises(MalformedJson, match="the stored text is damaged"):
+        codec.decode_kept(Json(b'{"a": '))
 
 
 json_values = st.recursive(

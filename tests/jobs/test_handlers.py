@@ -1,13 +1,15 @@
 """The registry: what can be registered, and how a payload is held against a signature."""
 
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import trio
 
 from trioqueue import Context, Handlers
 from trioqueue.errors import InvalidJob, MalformedJson, UnknownType
-from trioqueue.jobs.handlers import encode_result, payload_schema
+from trioqueue.jobs.handlers import DemoHandlers, encode_result, payload_schema
 
 
 @dataclass
@@ -60,6 +62,32 @@ def test_further_keywords_are_checked_too(handlers: Handlers) -> None:
         handlers.find("report").parse({"a": "one"})
 
 
+def test_a_further_keyword_cannot_take_the_place_of_the_context(handlers: Handlers) -> None:
+    with pytest.raises(InvalidJob, match="the handler's context has this name") as caught:
+        handlers.find("report").parse({"ctx": 1})
+    assert caught.value.pointer == "/payload/ctx"
+
+
+def test_a_type_that_refuses_a_value_in_its_own_way_is_quoted() -> None:
+    @dataclass
+    class Even:
+        number: int
+
+        def __post_init__(self) -> None:
+            if self.number % 2:
+                raise ArithmeticError("odd")
+
+    registry = Handlers()
+
+    @registry.handler("halve")
+    async def halve(ctx: Context, even: Even) -> None: ...
+
+    assert registry.find("halve").parse({"even": {"number": 2}}) == {"even": Even(2)}
+    with pytest.raises(InvalidJob, match="ArithmeticError: odd") as caught:
+        registry.find("halve").parse({"even": {"number": 3}})
+    assert caught.value.pointer == "/payload"
+
+
 def test_an_unknown_type_lists_the_known_ones(handlers: Handlers) -> None:
     with pytest.raises(UnknownType, match="report, thumbnail"):
         handlers.find("thumnail")
@@ -79,6 +107,39 @@ def test_a_mutable_default_is_not_shared() -> None:
 def test_a_type_has_one_handler(handlers: Handlers) -> None:
     with pytest.raises(ValueError, match="already has a handler"):
         handlers.handler("report")(lambda ctx: None)
+
+
+def test_a_registry_shows_its_types(handlers: Handlers) -> None:
+    assert repr(handlers) == "<Handlers report, thumbnail>"
+    assert repr(Handlers()) == "<Handlers none>"
+
+
+def test_the_decorator_needs_the_type() -> None:
+    """`@handlers.handler` without brackets hands the function over as the type."""
+    with pytest.raises(TypeError, match="with the type that the function handles"):
+        Handlers().handler(lambda ctx: None)  # type: ignore[arg-type]
+
+
+def test_a_generator_is_refused() -> None:
+    def steps(ctx: Context) -> Iterator[int]:
+        yield 1
+
+    async def later_steps(ctx: Context) -> AsyncIterator[int]:
+        yield 1
+
+    for function in (steps, later_steps):
+        with pytest.raises(TypeError, match=f"{function.__name__} must return its result"):
+            Handlers().handler("a")(function)
+
+
+async def test_demo_handlers_take_every_type_and_every_payload() -> None:
+    async def simulate(ctx: object, payload: object) -> object:
+        await trio.lowlevel.checkpoint()
+        return payload
+
+    handler = DemoHandlers(simulate).find("whatever")
+    assert (handler.type, handler.is_async) == ("whatever", True)
+    assert await handler.function(None, **handler.parse([1, "two"])) == [1, "two"]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("type", ["", " ", "a b", "é", "-a", "x" * 101, "a\n"])
@@ -119,3 +180,9 @@ def test_a_result_must_be_json() -> None:
     assert encode_result(None, 1) is None
     with pytest.raises(MalformedJson, match="result cannot be kept"):
         encode_result(object(), 100)
+
+
+def test_a_result_that_is_too_large_is_refused_with_a_remedy() -> None:
+    assert encode_result("tea", 5) == b'"tea"'
+    with pytest.raises(MalformedJson, match=r"5 bytes, and at most 4 are accepted.+return a ref"):
+        encode_result("tea", 4)

@@ -52,6 +52,8 @@ class Handler:
                 more = {key: msgspec.convert(value, self.extra) for key, value in others.items()}
                 payload = {key: value for key, value in payload.items() if key in known}
             arguments = msgspec.convert(payload, self.arguments)
+        except InvalidJob:
+            raise
         except msgspec.ValidationError as error:
             pointer, problem = locate(str(error))
             raise InvalidJob(f"/payload{pointer}", problem) from None

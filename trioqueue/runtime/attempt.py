@@ -165,5 +165,5 @@ def _name_cancellation(held: Held) -> Outcome:
             return Released("the lease was lost")
         case None if trio.current_time() >= held.limit.at:
             return TimedOut(held.limit.words)
-        case None:
+        case _:
             return Released("the lease could not be renewed in time")

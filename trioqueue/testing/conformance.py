@@ -755,6 +755,7 @@ class StoreConformance:
         await store.release([await claim_one(store)])
         (job,) = await everything(store)
         assert (job.started_at, job.attempt, job.reason) == (started_at, 1, "ValueError: no")
+        assert job.version == 5  # accepted, claimed, failed, claimed, released
 
     async def test_a_release_passes_over_claims_that_were_lost(self, store: Store) -> None:
         await store.enqueue([new_job(), new_job()])
@@ -786,13 +787,15 @@ class StoreConformance:
         await store.release([claimed])
         job = await store.get(claimed.job.id)
         assert (job.status, job.attempt, job.finished_at) == (Status.CANCELLED, 0, clock.now())
+        assert job.reason == "cancelled"
 
     # cancel
 
     async def test_a_pending_job_is_cancelled_at_once(self, store: Store, clock: HandClock) -> None:
         pending = await enqueue(store)
         job = await store.cancel(pending.id)
-        assert (job.status, job.finished_at) == (Status.CANCELLED, clock.now())
+        assert (job.status, job.reason, job.finished_at) == (Status.CANCELLED, "cancelled", clock.now())
+        assert job.version == pending.version + 1
         assert await store.get(job.id) == job
         assert await claim(store) == []
 
@@ -932,6 +935,16 @@ class StoreConformance:
             clock.advance(1)
         assert await store.prune({Status.COMPLETED: timedelta(0)}, limit=3) == 3
         assert [job.id for job in await everything(store)] == ids[:2:-1]
+
+    async def test_the_limit_of_pruning_is_for_all_statuses_together(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        for outcome in (Completed(), Completed(), Failed("no", final=True), Failed("no", final=True)):
+            await enqueue(store)
+            await run_once(store, outcome)
+        clock.advance(1)
+        retention = {Status.COMPLETED: timedelta(0), Status.DEAD: timedelta(0)}
+        assert [await store.prune(retention, limit=3) for _ in range(3)] == [3, 1, 0]
 
     # counts
 

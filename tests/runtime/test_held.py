@@ -1,0 +1,224 @@
+"""What a node holds, without the node: deadlines, causes to stop, how it is counted."""
+
+import math
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.runtime.troubled import ALICE, Hands, rang
+from trioqueue.jobs.job import Claim, Status
+from trioqueue.runtime.leases import Cause, Held, Limit
+
+NEVER = Limit(math.inf, "")
+
+
+@pytest.fixture
+async def hands(autojump_clock: MockClock) -> Hands:
+    return Hands()
+
+
+# One claim
+
+
+async def test_a_claim_that_waits_has_no_limit_and_no_cause_to_stop(
+    hands: Hands, autojump_clock: MockClock
+) -> None:
+    (claim,) = await hands.claim()
+    held = Held(claim, 1.0, 9.0)
+    assert (held.claim, held.held_at, held.stop_at) == (claim, 1.0, 9.0)
+    assert (held.begun, held.scope, held.limit, held.cause, held.settled) == (False, None, NEVER, None, None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "lease", "deadline"), [(5.0, 8.0, 5.0), (9.0, 8.0, 8.0), (math.inf, 8.0, 8.0)]
+)
+async def test_an_attempt_ends_with_its_limit_or_with_its_lease(
+    hands: Hands, autojump_clock: MockClock, limit: float, lease: float, deadline: float
+) -> None:
+    (claim,) = await hands.claim()
+    held = Held(claim, 0.0, lease)
+    scope = trio.CancelScope()
+
+    held.begin(scope, Limit(limit, "too slow"))
+
+    assert (scope.deadline, scope.cancel_called) == (deadline, False)
+    assert (held.limit, held.scope) == (Limit(limit, "too slow"), scope)
+    held.extend(7.0)
+    assert scope.deadline == min(limit, 7.0)
+
+
+async def test_a_lease_that_is_renewed_before_the_handler_runs_counts_too(
+    hands: Hands, autojump_clock: MockClock
+) -> None:
+    (claim,) = await hands.claim()
+    held = Held(claim, 0.0, 8.0)
+    held.extend(18.0)
+    scope = trio.CancelScope()
+    held.begin(scope, NEVER)
+    assert (held.stop_at, scope.deadline) == (18.0, 18.0)
+
+
+async def test_only_its_limit_ends_an_attempt_whose_transaction_has_completed_the_job(
+    hands: Hands, autojump_clock: MockClock
+) -> None:
+    (held,) = await hands.run()
+    scope = trio.CancelScope()
+    held.begin(scope, Limit(60.0, "too slow"))
+    held.settle(held.claim.job)
+    assert held.settled is held.claim.job
+    assert scope.deadline == 60.0
+
+
+async def test_what_was_cancelled_before_it_began_is_cancelled_at_once(
+    hands: Hands, autojump_clock: MockClock
+) -> None:
+    (held,) = await hands.run()
+    held.cancel(Cause.CANCEL)
+    with trio.CancelScope() as scope:
+        held.begin(scope, NEVER)
+        await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_the_first_cause_stays(hands: Hands, autojump_clock: MockClock) -> None:
+    (held,) = await hands.run()
+    scope = trio.CancelScope()
+    held.begin(scope, NEVER)
+    held.cancel(Cause.CANCEL)
+    held.cancel(Cause.STOP)
+    assert held.cause is Cause.CANCEL
+    assert scope.cancel_called
+
+
+# In hand
+
+
+async def test_a_claim_is_counted_from_the_hand_over_to_the_end(
+    hands: Hands, autojump_clock: MockClock
+) -> None:
+    leases = hands.leases
+
+    def counts() -> tuple[int, int, int, int, int]:
+        return len(leases), leases.waiting, leases.running, leases.settling, leases.finished
+
+    assert counts() == (0, 0, 0, 0, 0)
+    first, second, _ = await hands.claim(3)
+    assert counts() == (3, 3, 0, 0, 0)
+    one, other = hands.begin(first), hands.begin(second)
+    assert counts() == (3, 1, 2, 0, 0)
+    leases.finish()
+    assert counts() == (3, 1, 1, 1, 1)
+    assert repr(leases) == "<Leases 1 waiting, 1 running, 1 settling>"
+    leases.finish()
+    assert counts() == (3, 1, 0, 2, 2)
+    leases.end(one)
+    assert counts() == (2, 1, 0, 1, 2)
+    leases.end(other)
+    assert counts() == (1, 1, 0, 0, 2)
+
+
+async def test_what_its_own_transaction_has_settled_leaves_nothing_to_settle(
+    hands: Hands, autojump_clock: MockClock
+) -> None:
+    one, _ = await hands.run(2)
+    one.settle(one.claim.job)
+    assert len(hands.leases) == 1
+
+
+async def test_whoever_waits_for_room_hears_of_every_end(hands: Hands, autojump_clock: MockClock) -> None:
+    (held,) = await hands.run()
+    assert not await rang(hands.leases.ended)
+    hands.leases.finish()
+    assert await rang(hands.leases.ended)
+    hands.leases.end(held)
+    assert await rang(hands.leases.ended)
+
+
+async def test_an_attempt_stops_a_fifth_of_its_lease_before_the_lease_ends(
+    hands: Hands, autojump_clock: MockClock
+) -> None:
+    await trio.sleep(100)
+    (held,) = await hands.run()
+    assert (held.held_at, held.stop_at) == (100.0, 108.0)
+
+
+async def test_a_lease_counts_from_before_the_store_was_asked(
+    hands: Hands, autojump_clock: MockClock
+) -> None:
+    (held,) = await hands.run()
+    hands.store.seconds = 3
+    await hands.leases.renew()
+    assert trio.current_time() == 3
+    assert held.stop_at == 8.0
+
+
+async def test_an_older_attempt_of_the_same_job_stops_when_its_node_holds_the_job_anew(
+    hands: Hands, autojump_clock: MockClock
+) -> None:
+    other, old = await hands.run(2)
+    await hands.overtake(old.claim.job.id)
+    job = await hands.store.get(old.claim.job.id)
+
+    hands.leases.hold([Claim(job=job, node=ALICE)], asked_at=trio.current_time())
+
+    assert (old.cause, other.cause) == (Cause.LOST, None)
+    assert len(hands.leases) == 3
+
+
+async def test_to_hold_a_claim_wakes_those_who_rest(autojump_clock: MockClock) -> None:
+    hands = Hands(lazy=True)
+    await hands.rest.wait("a loop", 5)  # it has seen everything that has happened
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hands.rest.wait, "a loop", 5)
+        await trio.sleep(100)
+        await hands.claim()
+    assert trio.current_time() == 110
+    hands.rest.close()
+
+
+# To begin
+
+
+async def test_a_claim_that_was_given_back_is_not_begun(hands: Hands, autojump_clock: MockClock) -> None:
+    (claim,) = await hands.claim()
+    await hands.leases.release_waiting()
+    assert hands.leases.begin(claim) is None
+    assert hands.leases.running == 0
+    assert len(hands.leases) == 0  # nor is it given back again
+
+
+@pytest.mark.parametrize("late", [0.0, 60.0])
+async def test_a_claim_whose_lease_is_no_longer_sure_is_given_back_at_once(
+    hands: Hands, autojump_clock: MockClock, nursery: trio.Nursery, late: float
+) -> None:
+    """As after a pause of the process, which slept over its renewals."""
+    (claim,) = await hands.claim()
+    await trio.sleep(8 + late)
+
+    assert hands.leases.begin(claim) is None
+
+    assert (len(hands.leases), hands.leases.waiting, hands.leases.running) == (1, 0, 0)
+    nursery.start_soon(hands.leases.run)
+    await trio.sleep(0.1)
+    assert len(hands.leases) == 0
+    assert hands.store.what("release") == [[claim.job.id]]
+    assert (await hands.store.get(claim.job.id)).status is Status.PENDING
+
+
+async def test_a_claim_is_begun_as_long_as_its_lease_is_sure(hands: Hands, autojump_clock: MockClock) -> None:
+    (claim,) = await hands.claim()
+    await trio.sleep(7.9)
+    assert hands.begin(claim).begun
+
+
+# To cancel
+
+
+async def test_only_what_runs_is_cancelled_with_the_node(hands: Hands, autojump_clock: MockClock) -> None:
+    running, beginning = await hands.run(2)
+    scope = trio.CancelScope()
+    running.begin(scope, NEVER)
+    hands.leases.cancel_all(Cause.STOP)
+    assert (running.cause, scope.cancel_called) == (Cause.STOP, True)
+    assert beginning.cause is None
