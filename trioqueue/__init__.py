@@ -3,7 +3,22 @@
 from trioqueue import Context, Handlers
 """
 
-from trioqueue.jobs.handlers import Handlers
-from trioqueue.runtime.context import Context
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trioqueue.jobs.handlers import Handlers
+    from trioqueue.runtime.context import Context
 
 __all__ = ["Context", "Handlers"]
+
+HOMES = {"Context": "trioqueue.runtime.context", "Handlers": "trioqueue.jobs.handlers"}
+
+
+def __getattr__(name: str) -> object:
+    """Import a name when it is first asked for: pytest loads our plugin in projects that never ask."""
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(HOMES[name]), name)
+    globals()[name] = found
+    return found

@@ -7,7 +7,7 @@ import pytest
 import trioqueue.testing.queue
 import trioqueue.testing.server  # noqa: F401  # loaded now, so that the inner pytest need not load it each time
 
-JOBS = '''
+JOBS = """
 import trio
 
 from trioqueue import Context, Handlers
@@ -28,7 +28,7 @@ async def charge(ctx: Context, order: int) -> None:
 @handlers.handler("import", timeout_seconds=3600)
 async def import_rows(ctx: Context, seconds: float) -> None:
     await trio.sleep(seconds)
-'''
+"""
 
 HEADER = """
 import pytest
@@ -56,4 +56,3 @@ def run_project(pytester: pytest.Pytester) -> RunProject:
         return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest", *options)
 
     return run
-

@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+import trioqueue.testing
 from tests.testing.conftest import RunProject
 
 pytest_plugins = ["pytester"]
@@ -167,11 +168,11 @@ async def test_it(tq):
             "*charge ????????????: payload.order is 42",
             "*- trioqueue jobs -*",
             "id *type *queue *status *attempt *run_at *payload *reason",
-            "* charge *default *pending *1/5 *2030-01-01 00:00:0* {'order': 42}*ConnectionError: the bank is closed",
+            "* charge *default *pending *1/5 *2030-01-01 00:00:0* {'order': 42}*Error: the bank is closed",
             "*- trioqueue events -*",
             "*00:00:00.000000 JobEnqueued charge ???????????? due 2030-01-01 00:00:00",
             "*AttemptStarted charge ???????????? attempt 1 on node-1, worker *",
-            "*AttemptEnded charge ???????????? failed after 0 s, now pending: ConnectionError: the bank is closed",
+            "*AttemptEnded charge ???????????? failed after 0 s, now pending: Conn*: the bank is closed",
         ]
     )
 
@@ -248,8 +249,35 @@ async def test_perform_and_a_second_test(tq):
     assert tq.place.schema.startswith("tq_")
     assert (await tq.perform(remind, {"user": 7})).result == "reminded 7"
     await tq.refute_enqueued()
+
+async def test_a_transaction_of_ones_own(tq):
+    from psycopg import connect
+    from trioqueue.postgres import enqueue
+
+    await tq.clock.advance("1h")
+    with connect(tq.place.url) as connection:
+        connection.execute("SELECT set_config('virtual.now', %s, false)", [tq.clock.now().isoformat()])
+        job = enqueue(connection, "remind", {"user": 7}, schema=tq.place.schema, delay_seconds=60)
+    assert (await tq.drain(with_delayed=True)).completed == 1
+    assert (await tq.job(job)).created_at.hour == 1
+
+async def test_troubles(tq):
+    await tq.start(lease_seconds=30)
+    tq.faults.fail_next("settle", after_commit=True)
+    first = await tq.enqueue("remind", {"user": 7}, delay="1h")
+    tq.clock.jump("1h")
+    await tq.finished(first)
+    second = await tq.enqueue("import", {"seconds": 40})
+    await tq.clock.advance("1s")
+    await tq.kill()
+    await tq.start()
+    await tq.clock.advance("45s")
+    await tq.lose_lease(second)
+    await tq.finished(second)
+    outcomes = [[str(attempt.outcome) for attempt in await tq.attempts(job)] for job in (first, second)]
+    assert outcomes == [["completed"], ["lost", "lost", "completed"]]
 """
-    run_project(STORY + performed, f"--tq-store={postgres_database}").assert_outcomes(passed=2)
+    run_project(STORY + performed, f"--tq-store={postgres_database}").assert_outcomes(passed=4)
     with psycopg.connect(postgres_database) as connection:
         left = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'tq%'").fetchall()
     assert left == []
@@ -263,6 +291,32 @@ def test_loading_the_plugin_imports_nothing_but_pytest(tmp_path: Path) -> None:
     script += "print(sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(["trioqueue", "trioqueue.testing", "trioqueue.testing.plugin"])
+
+
+def test_a_project_may_have_fixtures_of_these_names(run_project: RunProject) -> None:
+    story = """
+@pytest.fixture
+def tq():
+    return "mine"
+
+@pytest.fixture
+def tq_server():
+    return "mine"
+
+async def test_it(tq, tq_server):
+    assert tq == tq_server == "mine"
+    assert not isinstance(trio.lowlevel.current_clock(), MockClock)
+
+async def test_that_fails(tq, tq_server):
+    assert not tq
+"""
+    run_project(story).assert_outcomes(passed=1, failed=1)
+
+
+def test_a_fixture_may_give_it_another_name(run_project: RunProject) -> None:
+    run_project(
+        "@pytest.fixture\ndef queue(tq):\n    return tq\n" + STORY.replace("tq", "queue")
+    ).assert_outcomes(passed=1)
 
 
 def test_a_project_without_trio_is_left_in_peace(pytester: pytest.Pytester) -> None:
@@ -289,3 +343,8 @@ def test_a_project_without_trio_is_left_in_peace(pytester: pytest.Pytester) -> N
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_exported_names_are_there() -> None:
+    assert all(hasattr(trioqueue.testing, name) for name in trioqueue.testing.__all__)
+    assert not hasattr(trioqueue.testing, "TestQueue")

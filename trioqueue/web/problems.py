@@ -48,11 +48,11 @@ def problem(
     return Response(render(body) + b"\n", status=status, content_type="application/problem+json")
 
 
-def from_trioqueue(error: TrioqueueError) -> Response:
+async def from_trioqueue(error: TrioqueueError) -> Response:
     """The answer for an error that trioqueue raised on purpose."""
     kind = next((KINDS[base] for base in type(error).__mro__ if base in KINDS), None)
     if kind is None:
-        return from_anything(error)
+        return await from_anything(error)
     status, slug, title = kind
     response = problem(status, slug, title, str(error), facts=_facts(error))
     if isinstance(error, TryAgain):
@@ -60,7 +60,7 @@ def from_trioqueue(error: TrioqueueError) -> Response:
     return response
 
 
-def from_http(error: HTTPException) -> Response:
+async def from_http(error: HTTPException) -> Response:
     """The answer for what the router and the request parser refuse: 404, 405, 413 and so on."""
     status = error.code or 500
     title = HTTPStatus(status).phrase
@@ -74,7 +74,7 @@ def from_http(error: HTTPException) -> Response:
     return response
 
 
-def from_anything(error: BaseException) -> Response:
+async def from_anything(error: BaseException) -> Response:
     """The answer for a mistake of ours. The client learns nothing but that; the log has it all."""
     log.error("a request failed", exc_info=error)
     return problem(500, "internal", "Internal error", "The request failed; the service's log says why.")

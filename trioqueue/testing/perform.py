@@ -1,0 +1,160 @@
+"""Runs one attempt of a handler as a worker would, and says what it came to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import msgspec
+import trio
+
+from trioqueue.clock import Clock
+from trioqueue.events import Events
+from trioqueue.health import Health
+from trioqueue.jobs import codec
+from trioqueue.jobs.handlers import Handler, Handlers
+from trioqueue.jobs.job import AttemptOutcome, Job, Json, NewJob, NodeId, Status, new_job_id
+from trioqueue.jobs.lifecycle import after_attempt
+from trioqueue.jobs.outcome import NAMES, Outcome, error_of
+from trioqueue.runtime.attempt import run_attempt
+from trioqueue.runtime.context import Context
+from trioqueue.runtime.leases import Leases
+from trioqueue.runtime.rest import Rest
+from trioqueue.runtime.spawner import MachineSpawner
+from trioqueue.store.protocol import Store
+
+NODE = NodeId("perform")
+LEASE_SECONDS = 30.0
+
+TypeOrHandler = str | Callable[..., object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performed:
+    """What one attempt came to, and what becomes of the job."""
+
+    outcome: AttemptOutcome
+    status: Status
+    """What the job would be now: `pending` when there is another attempt."""
+    next_in: float | None
+    """Seconds until that attempt, without the up to a quarter more that is drawn by lot."""
+    result: Any  # whatever JSON the handler returned
+    error: str | None
+    """The traceback, or why it was snoozed, or at which limit it was stopped."""
+    reason: str | None
+    """The same in one line, as the job shows it."""
+    progress: Any  # whatever JSON the handler said last
+    seconds: float
+    """How long it took, on the test's clock."""
+
+
+async def perform(
+    handlers: Handlers,
+    type: TypeOrHandler,
+    payload: object,
+    *,
+    attempt: int,
+    max_attempts: int | None,
+    timeout_seconds: float | None,
+    store: Store,
+    clock: Clock,
+    random: Random,
+    max_result_bytes: int,
+) -> Performed:
+    """Run one attempt of a job that only `store` knows. The payload becomes JSON and back on the way.
+
+    Raises `UnknownType` or `InvalidJob` as the door of the service would.
+    """
+    handler = find(handlers, type)
+    text = codec.encode(payload)
+    handler.parse(codec.decode_kept(text))
+    new = NewJob(
+        id=new_job_id(clock.now(), random),
+        type=handler.type,
+        payload=text,
+        priority=-1_000,
+        max_attempts=max_attempts or handler.max_attempts,
+        timeout_seconds=timeout_seconds or handler.timeout_seconds,
+    )
+    await store.enqueue([new])
+    async with trio.open_nursery() as nursery:
+        health = Health()
+        rest = Rest(health)
+        leases = Leases(store, NODE, lease_seconds=LEASE_SECONDS, health=health, events=Events(), rest=rest)
+        nursery.start_soon(leases.run)
+        try:
+            performed = await _attempt(
+                leases, handler, attempt, store=store, clock=clock, max_result_bytes=max_result_bytes
+            )
+        finally:
+            rest.close()
+        nursery.cancel_scope.cancel()
+    return performed
+
+
+async def _attempt(
+    leases: Leases, handler: Handler, attempt: int, *, store: Store, clock: Clock, max_result_bytes: int
+) -> Performed:
+    asked_at = trio.current_time()
+    types = frozenset({handler.type})
+    [claim] = await store.claim(node=NODE, types=types, limit=1, lease_seconds=leases.lease_seconds)
+    claim = msgspec.structs.replace(claim, job=msgspec.structs.replace(claim.job, attempt=attempt))
+    leases.hold([claim], asked_at=asked_at)
+    held = leases.begin(claim)
+    assert held is not None
+    spawner = MachineSpawner()
+    context = Context(claim, held, 1, store, clock, spawner, max_result_bytes=max_result_bytes)
+    outcome = await run_attempt(
+        held,
+        context,
+        _only(handler),
+        spawner=spawner,
+        threads=trio.CapacityLimiter(1),
+        max_result_bytes=max_result_bytes,
+    )
+    leases.finish()
+    leases.end(held)
+    seconds = trio.current_time() - asked_at
+    progress = (await store.get(claim.job.id)).progress
+    return _performed(msgspec.structs.replace(claim.job, progress=progress), outcome, seconds)
+
+
+def _performed(job: Job, outcome: Outcome, seconds: float) -> Performed:
+    transition = after_attempt(job, outcome, 0.0)
+    waits = transition.status is Status.PENDING
+    return Performed(
+        outcome=NAMES[type(outcome)],
+        status=transition.status,
+        next_in=(transition.wait_seconds or 0.0) if waits else None,
+        result=decoded(transition.result),
+        error=error_of(outcome),
+        reason=transition.reason,
+        progress=decoded(job.progress),
+        seconds=seconds,
+    )
+
+
+def decoded(text: Json | None) -> Any:
+    """The value of JSON that is kept."""
+    return None if text is None else codec.decode_kept(text)
+
+
+def find(handlers: Handlers, type: TypeOrHandler) -> Handler:
+    """The handler of a type, or of a function, which need not have been registered."""
+    if isinstance(type, str):
+        return handlers.find(type)
+    for name in handlers.types:
+        handler = handlers.find(name)
+        if handler.function is type:
+            return handler
+    alone = Handlers()
+    alone.handler(type.__name__)(type)
+    return alone.find(type.__name__)
+
+
+def _only(handler: Handler) -> Handlers:
+    handlers = Handlers()
+    handlers.handler(
+        handler.type, timeout_seconds=handler.timeout_seconds, max_attempts=handler.max_attempts
+    )(handler.function)
+    return handlers
