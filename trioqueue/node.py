@@ -21,7 +21,16 @@ import trio
 from trioqueue.clock import Clock, current_clock, is_virtual, run_in_thread, run_inline
 from trioqueue.config import Settings
 from trioqueue.errors import ConfigError, StoreUnavailable
-from trioqueue.events import Event, Events, NodeDraining, NodeStarted, NodeStopped, StoreFailed
+from trioqueue.events import (
+    AttemptStarted,
+    Event,
+    Events,
+    JobsPruned,
+    NodeDraining,
+    NodeStarted,
+    NodeStopped,
+    StoreFailed,
+)
 from trioqueue.health import Health
 from trioqueue.jobs.handlers import DemoHandlers, Handlers
 from trioqueue.jobs.job import NodeId
@@ -173,7 +182,7 @@ class Node:
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         settings = self._settings
         self.events.listen(Logs(settings.log_format, settings.log_level).notice)
-        self.events.listen(self._rest.stir)
+        self.events.listen(self._stir)
         async with self._open_store(self) as store:
             upkeep = self._upkeep(store)
             await self._take(store, upkeep)
@@ -334,6 +343,11 @@ class Node:
                 warnings=self.health.warnings,
             )
         )
+
+    def _stir(self, event: Event) -> None:
+        """Whoever rests looks again. What a claim or a prune brings about, they know already."""
+        if not isinstance(event, AttemptStarted | JobsPruned):
+            self._rest.stir()
 
     def _notice(self, event: Event) -> None:
         """Whoever could not reach the store: readiness is red before the next beat."""

@@ -216,7 +216,7 @@ async def test_a_store_that_is_away_for_a_while_loses_nothing(
 async def test_a_loop_that_breaks_is_started_again_and_too_often_ends_the_node(
     start_node: StartNode, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node = await start_node()
+    node = await start_node(lazy=False)
     store = store_of(node)
     real = store.rescue
     calls = 0
@@ -244,7 +244,8 @@ async def test_a_node_whose_loop_never_comes_back_ends(autojump_clock: MockClock
             await node.run(task_status=task_status)
 
     async with trio.open_nursery() as nursery:
-        node = Node(load_settings(store=store_url, log_level="error", relaxed_durability=True))
+        settings = load_settings(store=store_url, log_level="error", relaxed_durability=True)
+        node = Node(settings, lazy=False)
         await nursery.start(spoil, node)
         node.service._store.rescue = broken  # type: ignore[method-assign,assignment]
         with trio.fail_after(100):

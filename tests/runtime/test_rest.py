@@ -39,6 +39,8 @@ async def test_it_rests_until_something_has_happened_and_then_as_long_as_usual(
     assert await elapsed(rest) == 510
     nursery.start_soon(later, 500, rest.stir)
     assert await elapsed(rest, at_once=True) == 500
+    nursery.start_soon(later, 500, rest.stir)
+    assert await elapsed(rest, alone=True, due_in=600) == 600
 
 
 async def test_what_happened_since_it_looked_last_is_not_missed(
@@ -50,13 +52,14 @@ async def test_what_happened_since_it_looked_last_is_not_missed(
     assert await elapsed(rest) == 10
 
 
-async def test_at_once_keeps_its_distance_from_the_last_time(
+async def test_what_happens_soon_after_the_last_time_needs_no_other_time_at_once(
     health: Health, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     rest = Rest(health)
     await elapsed(rest)
     nursery.start_soon(later, 3, rest.stir)
-    assert await elapsed(rest, at_once=True) == 10
+    nursery.start_soon(later, 50, rest.stir)
+    assert await elapsed(rest, at_once=True) == 50
 
 
 async def test_it_ends_when_something_is_due_or_was_waited_for(

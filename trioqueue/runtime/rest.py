@@ -29,7 +29,7 @@ class Rest:
         self._seen: dict[str, int] = {}
         """How often something had happened when this loop woke up last: what came later, it must look at."""
         self._resting: dict[trio.CancelScope, tuple[float, float]] = {}
-        """The scope that each waits in; it looks so many seconds after a stir, and not before that time."""
+        """The scope that each waits in; it looks so many seconds after a stir, from that time on."""
         if self.lazy:
             rests = _RESTS.get([])
             rests.append(self)
@@ -53,7 +53,8 @@ class Rest:
         self._stirs += 1
         now = trio.current_time()
         for scope, (seconds, not_before) in self._resting.items():
-            scope.deadline = min(scope.deadline, max(now + seconds, not_before))
+            if now >= not_before:
+                scope.deadline = min(scope.deadline, now + seconds)
 
     async def wait(
         self,
@@ -63,25 +64,28 @@ class Rest:
         due_in: float | None = None,
         until: Callable[[], Awaitable[object]] = trio.sleep_forever,
         at_once: bool = False,
+        alone: bool = False,
     ) -> bool:
         """Wait for `until`, but only `due_in` seconds, and only `seconds`; whether `until` has returned.
 
         What is due already, and has just been looked at, waits for `seconds` like everything else.
-        A lazy one lets the `seconds` begin when something happens. With `at_once` it returns then,
-        if `seconds` have passed already.
+        A lazy one lets the `seconds` begin when something happens. With `at_once` it returns when
+        something happens after them; `alone`, it does not care what happens elsewhere.
         """
         now = trio.current_time()
         due_at = math.inf if due_in is None else now + (due_in if due_in > 0 else seconds)
-        if not self.lazy or self._stirs != self._seen.get(loop, -1):
+        stirred = self._stirs != self._seen.get(loop, -1)
+        if not self.lazy or (stirred and not at_once and not alone):
             due_at = min(due_at, now + seconds)
         with trio.CancelScope(deadline=due_at) as scope:
-            self._resting[scope] = (0.0, now + seconds) if at_once else (seconds, now)
+            if not alone:
+                self._resting[scope] = (0.0, now + seconds) if at_once else (seconds, now)
             if self.lazy and due_at > now + seconds:
                 self._health.rests(loop)
             try:
                 await until()
             finally:
-                del self._resting[scope]
+                self._resting.pop(scope, None)
                 self._seen[loop] = self._stirs
                 self._health.turn(loop)
         return not scope.cancelled_caught

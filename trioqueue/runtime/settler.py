@@ -86,7 +86,7 @@ class Settler:
                     self._busy = []
             if not self._ended:
                 await self._rest.wait(
-                    "settler", LONGEST_REST_SECONDS, due_in=look_again_in, until=self._news.wait
+                    "settler", LONGEST_REST_SECONDS, due_in=look_again_in, until=self._news.wait, alone=True
                 )
                 continue
             batch = list(self._ended)

@@ -3,11 +3,11 @@
 Every chore is supervised. None of them is needed for what runs on this node; all nodes share them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from random import Random
-from typing import Never
+from typing import Never, cast
 
 import trio
 
@@ -17,7 +17,7 @@ from trioqueue.jobs.job import NodeId, Status
 from trioqueue.runtime.rest import Rest
 from trioqueue.runtime.spawner import Spawner
 from trioqueue.runtime.supervise import Supervisor
-from trioqueue.store.protocol import NextUpkeep, NodeFacts, Store
+from trioqueue.store.protocol import NodeFacts, Store
 
 BEAT_SECONDS = 5.0
 RESCUE_SECONDS = 1.0
@@ -66,9 +66,12 @@ class Upkeep:
         """Do the chores until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervisor.keep, "beat", partial(self._beats, supervisor))
-            nursery.start_soon(supervisor.every, RESCUE_SECONDS, "rescue", self._rescue)
-            nursery.start_soon(supervisor.every, EXPIRE_SECONDS, "expire", self._expire)
-            nursery.start_soon(supervisor.every, PRUNE_SECONDS, "prune", self._prune)
+            for seconds, name, chore in (
+                (RESCUE_SECONDS, "rescue", self._rescue),
+                (EXPIRE_SECONDS, "expire", self._expire),
+                (PRUNE_SECONDS, "prune", self._prune),
+            ):
+                nursery.start_soon(supervisor.every, seconds, name, self._when_due(name, chore))
             nursery.start_soon(supervisor.every, WATCH_SECONDS, "watch", self._look)
             nursery.start_soon(self._say_that_it_stops, supervisor, stopping)
 
@@ -95,7 +98,7 @@ class Upkeep:
         await stopping.wait()
         await supervisor.reach("beat", partial(self._store.beat, self._node, stopping=True))
 
-    async def _rescue(self) -> float | None:
+    async def _rescue(self) -> None:
         """As many batches as there are: a node that died may have held many."""
         while jobs := await self._store.rescue(limit=RESCUE_BATCH):
             self._health.turn("rescue")
@@ -105,31 +108,42 @@ class Upkeep:
             self._events.publish(rescued)
             if len(jobs) < RESCUE_BATCH:
                 break
-        return (await self._next()).rescue
 
-    async def _expire(self) -> float | None:
+    async def _expire(self) -> None:
         """End what can no longer be in time; as many batches as there are."""
         while jobs := await self._store.expire(limit=EXPIRE_BATCH):
             self._health.turn("expire")
             self._events.publish(JobsExpired(node=self._node, job_ids=[job.id for job in jobs]))
             if len(jobs) < EXPIRE_BATCH:
                 break
-        return (await self._next()).expire
 
-    async def _prune(self) -> float | None:
+    async def _prune(self) -> None:
         pruned = await self._store.prune(self._retention, limit=PRUNE_BATCH)
         if pruned:
             self._events.publish(JobsPruned(node=self._node, pruned=pruned))
         while pruned == PRUNE_BATCH:
             self._health.turn("prune")
             pruned = await self._store.prune(self._retention, limit=PRUNE_BATCH)
-        return (await self._next()).prune
 
-    async def _next(self) -> NextUpkeep:
-        """When there will be something to do. Asked only where that spares looking again and again."""
-        if not self._rest.lazy:
-            return NextUpkeep()
-        return await self._store.next_upkeep_in(self._retention)
+    def _when_due(
+        self, name: str, chore: Callable[[], Awaitable[None]]
+    ) -> Callable[[], Awaitable[float | None]]:
+        """`chore`; but where loops may rest, only when the store says that it will find something."""
+
+        async def due_in() -> float | None:
+            return cast(float | None, getattr(await self._store.next_upkeep_in(self._retention), name))
+
+        async def look() -> float | None:
+            if not self._rest.lazy:
+                await chore()
+                return None
+            seconds = await due_in()
+            if seconds is None or seconds > 0:
+                return seconds
+            await chore()
+            return await due_in()
+
+        return look
 
     async def _look(self) -> float | None:
         """How long the first due job has waited: health tells whether that is too long."""

@@ -209,7 +209,7 @@ class SqliteStore:
             if at is not None and status in retention
         )
         return NextUpkeep(
-            rescue=seconds_until_first([lease_until], now),
+            rescue=0.0 if self._neighbours.dead() else seconds_until_first([lease_until], now),
             expire=seconds_until_first([deadline_at], now),
             prune=seconds_until_first(old, now),
         )
