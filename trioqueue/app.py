@@ -5,14 +5,10 @@ hypercorn trioqueue.app:app
 
 from typing import Any
 
-from werkzeug.exceptions import HTTPException
-
 from trioqueue.config import load_handlers, load_settings
-from trioqueue.errors import TrioqueueError
 from trioqueue.jobs.handlers import Handlers
 from trioqueue.node import Node
-from trioqueue.web.api import api
-from trioqueue.web.problems import from_anything, from_http, from_trioqueue
+from trioqueue.web.routes import add_routes
 from trioqueue.web.site import Site
 
 ENVELOPE_BYTES = 65_536
@@ -36,10 +32,7 @@ def create_app(handlers: Handlers | None = None, **settings: Any) -> Site:
         return Node(loaded, found)
 
     site = Site(make_node)
-    site.register_blueprint(api)
-    site.register_error_handler(TrioqueueError, from_trioqueue)
-    site.register_error_handler(HTTPException, from_http)
-    site.register_error_handler(Exception, from_anything)
+    add_routes(site)
     return site
 
 

@@ -12,6 +12,7 @@ from tests.story.conftest import Client, StartClient, start, store_url
 from trioqueue import Context, Handlers
 from trioqueue.clock import EPOCH_OF_TESTS
 from trioqueue.errors import StoreUnavailable
+from trioqueue.jobs.job import NodeId
 
 __all__ = ["start", "store_url"]  # fixtures
 
@@ -360,12 +361,15 @@ async def test_health_is_red_when_work_waits_and_nobody_claims(
 async def test_health_is_red_when_a_loop_is_wedged(
     start: StartClient, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = await start()
+    client = await start(worker_count=0)
 
     async def hang(**_: object) -> None:
         await trio.sleep_forever()
 
-    monkeypatch.setattr(client.node.service._store, "rescue", hang)
+    store = client.node.service._store
+    monkeypatch.setattr(store, "rescue", hang)
+    await client.post("/jobs", {"type": "a"})
+    await store.claim(node=NodeId("ghost"), types=None, limit=1, lease_seconds=5)
     await trio.sleep(120)
     status, live = await client.get("/livez")
     assert status == 503

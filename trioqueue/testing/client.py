@@ -5,13 +5,10 @@ from contextlib import ExitStack
 from typing import Any, cast
 
 from quart import Response
-from werkzeug.exceptions import HTTPException
 
-from trioqueue.errors import TrioqueueError
 from trioqueue.node import Node
-from trioqueue.web.api import api
 from trioqueue.web.hosted import Hosted
-from trioqueue.web.problems import from_anything, from_http, from_trioqueue
+from trioqueue.web.routes import add_routes
 from trioqueue.web.site import Site
 
 
@@ -27,10 +24,7 @@ class Client:
         self._site = Site(lambda: cast(Hosted, self._face))
         self._hosting = ExitStack()
         self._hosting.enter_context(self._site.hosting(cast(Hosted, self._face)))
-        self._site.register_blueprint(api)
-        self._site.register_error_handler(TrioqueueError, from_trioqueue)
-        self._site.register_error_handler(HTTPException, from_http)
-        self._site.register_error_handler(Exception, from_anything)
+        add_routes(self._site)
 
     async def request(self, method: str, path: str, **options: Any) -> Response:
         """Any request, as in `request("POST", "/jobs", json={…}, headers={…})`."""

@@ -1,0 +1,16 @@
+"""What a site answers to: the routes of the API, and a problem for every error."""
+
+from werkzeug.exceptions import HTTPException
+
+from trioqueue.errors import TrioqueueError
+from trioqueue.web.api import api
+from trioqueue.web.problems import from_anything, from_http, from_trioqueue
+from trioqueue.web.site import Site
+
+
+def add_routes(site: Site) -> None:
+    """Make `site` answer as trioqueue does."""
+    site.register_blueprint(api)
+    site.register_error_handler(TrioqueueError, from_trioqueue)
+    site.register_error_handler(HTTPException, from_http)
+    site.register_error_handler(Exception, from_anything)
