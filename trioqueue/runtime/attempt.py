@@ -50,6 +50,8 @@ async def run_attempt(
     except InvalidInput as error:  # it fitted at the door: the handler has changed since
         return Failed(storable(str(error)), final=True)
     held.begin(scope, limit_of(held))
+    if scope.cancel_called:  # its end came while it waited: nothing of it shall happen
+        return _name_cancellation(held)
     outcome = await _run_in(
         scope, held, _call(handler, context, arguments, spawner, threads), max_result_bytes
     )
