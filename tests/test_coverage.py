@@ -15,7 +15,9 @@ MEASURED = [
     "trioqueue/runtime/settler.py",
     "trioqueue/store/changes.py",
     "trioqueue/store/rows.py",
+    "trioqueue/store/sqlite/claiming.py",
     "trioqueue/store/sqlite/operations.py",
+    "trioqueue/store/sqlite/settling.py",
 ]
 """What decides whether a job is lost, run twice or settled wrongly."""
 
@@ -29,6 +31,7 @@ TESTS = [
     "tests/runtime/test_settler.py",
     "tests/runtime/test_transactions.py",
     "tests/store/test_conformance.py",
+    "tests/store/test_doubt.py",
     "tests/store/test_neighbours.py",
 ]
 

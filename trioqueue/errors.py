@@ -10,7 +10,7 @@
     ├── JobNotFound             no such job: it never was, or it was pruned
     ├── WrongStatus             the job's status does not allow that
     ├── LeaseLost               somebody else holds the job now: stop, settle nothing
-    ├── TryAgain                nothing happened: wait, then repeat
+    ├── TryAgain                not done, as far as anybody knows: wait, then repeat
     │   ├── Draining            this node takes no new jobs any more
     │   └── StoreUnavailable    the store cannot be read or written now
     │       └── StoreBusy       somebody else's transaction holds what is needed; the store is well
@@ -113,7 +113,7 @@ class LeaseLost(TrioqueueError):
 
 
 class TryAgain(TrioqueueError):
-    """Nothing happened. The same call may succeed after `retry_after_seconds`."""
+    """Not done now; the same call may succeed after `retry_after_seconds`."""
 
     retry_after_seconds: int = 1
 
@@ -128,7 +128,11 @@ class Draining(TryAgain):
 
 
 class StoreUnavailable(TryAgain):
-    """The store could not be read or written. Whatever was asked for has not happened."""
+    """The store could not be read or written. Whatever was asked for has not happened, with one exception.
+
+    When `reason` begins with `no answer` it may have: the write broke off, or its answer was lost,
+    and nobody knows.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the store is not available: {reason}")

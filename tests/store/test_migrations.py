@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from random import Random
@@ -104,7 +105,7 @@ def test_what_one_migration_breaks_a_later_one_does_not_mend(path: Path) -> None
 async def test_many_may_start_at_the_same_time(path: Path) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(8):
-            nursery.start_soon(trio.to_thread.run_sync, prepare, path)
+            nursery.start_soon(trio.to_thread.run_sync, partial(prepare, path))
     with closing(apsw.Connection(str(path))) as connection:
         assert next(connection.execute("SELECT count(*) FROM meta")) == (1,)
 

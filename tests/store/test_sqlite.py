@@ -97,35 +97,6 @@ async def test_calls_that_come_together_share_a_commit(path: Path, clock: HandCl
         assert len(await everything(store)) == 100
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["it was kept", "it was not"])
-async def test_a_job_whose_write_broke_off_is_kept_once(path: Path, clock: HandClock, kept: bool) -> None:
-    """The answer is lost; asked again with the same id, the store knows."""
-    broken = 0
-
-    async def run_sync(function: Callable[[], Any]) -> Any:
-        nonlocal broken
-        if broken:
-            broken -= 1
-            if kept:
-                function()
-            raise OSError("no answer")
-        return function()
-
-    async with open_at(path, clock, run_sync=run_sync) as store:
-        broken = 1
-        first, second = await store.enqueue([new_job(), new_job(unique_key="key")])
-        assert (first.created, second.created) == (True, True)
-        assert [job.id for job in await everything(store)] == [second.job.id, first.job.id]
-
-        broken = 1
-        [other] = await store.enqueue([new_job(unique_key="key")])
-        assert not other.created
-
-        broken = 2
-        with pytest.raises(StoreUnavailable, match="no answer"):
-            await store.enqueue([new_job()])
-
-
 def spoil(transaction: Transaction) -> None:
     """Write, count, then fail: half an operation."""
     operations.beat(transaction, NodeId("half"), None, False)
@@ -267,7 +238,7 @@ async def test_all_who_shared_a_failed_commit_are_told(writer: Writer, gate: Gat
         nursery.start_soon(submit, fail)
         await trio.testing.wait_all_tasks_blocked()
         gate.opened.set()
-    assert told == ["the disk cannot be read or written (the cable is loose)"] * 2
+    assert told == ["no answer: the disk cannot be read or written (the cable is loose)"] * 2
     nodes = await writer.submit(lambda t: list(t.connection.execute("SELECT * FROM nodes")))
     assert nodes == []  # answered over a new connection, and nothing was kept
 
@@ -284,6 +255,41 @@ async def test_a_foreign_lock_is_reported_and_recovered_from(
             assert await everything(store) == []  # readers do not mind
             other.execute("COMMIT")
         await enqueue(store)
+
+
+async def test_who_queued_behind_a_locked_out_batch_is_refused_without_a_wait_of_their_own(
+    path: Path, writer: Writer, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+
+    def give_up(waited: int) -> bool:
+        waits.append(waited)
+        return False
+
+    refused: list[str] = []
+
+    async def be_refused(name: str) -> None:
+        with pytest.raises(StoreUnavailable, match="another process keeps the database locked"):
+            await writer.submit(lambda _: None)
+        refused.append(name)
+
+    monkeypatch.setattr(connections, "_wait_for_writer", give_up)
+    with closing(apsw.Connection(str(path))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        gate.shut()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(be_refused, "first batch")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(be_refused, "second batch")
+            await trio.testing.wait_all_tasks_blocked()
+            gate.opened.set()
+        assert sorted(refused) == ["first batch", "second batch"]
+        assert len(waits) == 1
+
+        await be_refused("later")  # who comes afterwards waits, as ever
+        assert len(waits) == 2
+        other.execute("COMMIT")
+    assert await writer.submit(lambda _: "free") == "free"
 
 
 def damage(path: Path) -> None:
@@ -440,6 +446,9 @@ def plan(path: Path, query: str, *, filters: str = "") -> str:
         ("next_upkeep", "jobs_leases"),
         ("next_upkeep", "jobs_deadlines"),
         ("next_upkeep", "jobs_finished (status=?"),
+        ("holder", "sqlite_autoindex_jobs_1 (id=?)"),
+        ("settled", "sqlite_autoindex_jobs_1 (id=?)"),
+        ("settled", "PRIMARY KEY (seq=? AND epoch=?)"),
         ("held_by_node", "jobs_leases (lease_until>?)"),
         ("prunable", "jobs_finished (status=? AND finished_at<?)"),
         ("delete_attempts", "PRIMARY KEY (seq=?)"),

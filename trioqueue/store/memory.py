@@ -228,7 +228,7 @@ class MemoryStore:
             job.id
             for status, kept_for in retention.items()
             for job in sorted(self._with_status(status), key=lambda job: job.finished_at or now)
-            if status in FINAL and job.finished_at is not None and job.finished_at + kept_for < now
+            if status in FINAL and job.finished_at is not None and job.finished_at + kept_for <= now
         ]
         for job_id in old[:limit]:
             del self._jobs[job_id], self._accepted[job_id], self._attempts[job_id]

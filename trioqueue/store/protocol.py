@@ -6,7 +6,10 @@ Promises that hold for every method:
 - It is atomic, and safe to call from many tasks and many nodes at once.
 - What it reports has been committed, and flushed where the store is durable.
 - The store's own clock decides what is due, what has expired and what time is written.
-- When the store cannot be read or written it raises `StoreUnavailable`, and nothing has changed.
+- When the store cannot be read or written it raises `StoreUnavailable`, and nothing has changed;
+  but when the reason begins with `no answer` nobody knows whether it has. Every call may then be
+  repeated: jobs are told by their ids, a settlement that was recorded is answered as the first time,
+  and what a claim took and nobody was told of is given back with the next claim of the same store.
 - Once it has been handed to the store it is not undone by cancelling the caller: either the
   caller is cancelled before anything happened, or the call completes.
 """
@@ -24,6 +27,10 @@ from trioqueue.jobs.outcome import Outcome
 
 SILENT_SECONDS = 600.0
 """A node that was silent for longer than this, and holds no job, is forgotten."""
+
+
+ENDS = (Status.COMPLETED, Status.CANCELLED, Status.DEAD)
+"""The final statuses, in the order of next_upkeep.sql."""
 
 
 class Hint(Enum):
@@ -292,7 +299,7 @@ class Store(Protocol):
         """
 
     async def prune(self, retention: Mapping[Status, timedelta], *, limit: int) -> int:
-        """Delete up to `limit` jobs that ended longer ago than their status's retention.
+        """Delete up to `limit` jobs whose status's retention has gone by since they ended.
 
         Only final statuses are looked at, whatever `retention` names. Attempts and tags go with
         the job. Returns how many jobs were deleted.

@@ -498,6 +498,27 @@ class StoreConformance:
         clock.advance(41)
         assert await store.next_upkeep_in(retention) == NextUpkeep(rescue=-11, expire=-1, prune=-22)
 
+    async def test_what_was_foretold_is_found_at_that_very_moment(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        retention = {Status.COMPLETED: 3 * SECOND}
+        await enqueue(store)
+        await claim_one(store, lease_seconds=1)
+        await enqueue(store, deadline_at=clock.now() + 2 * SECOND)
+        await enqueue(store, priority=-1)
+        await run_once(store, Completed())
+
+        clock.advance(1)
+        assert (await store.next_upkeep_in(retention)).rescue == 0
+        assert len(await store.rescue(limit=10)) == 1
+        clock.advance(1)
+        assert (await store.next_upkeep_in(retention)).expire == 0
+        assert len(await store.expire(limit=10)) == 1
+        clock.advance(1)
+        assert (await store.next_upkeep_in(retention)).prune == 0
+        assert await store.prune(retention, limit=10) == 1
+        assert await store.next_upkeep_in(retention) == NextUpkeep()
+
     async def test_a_processing_job_with_a_deadline_will_not_expire(
         self, store: Store, clock: HandClock
     ) -> None:
@@ -890,7 +911,7 @@ class StoreConformance:
             await enqueue(store, tags=("t",))
             await run_once(store, outcome)
         retention = {Status.COMPLETED: 10 * SECOND, Status.DEAD: 20 * SECOND}
-        clock.advance(10)
+        clock.advance(9.999_999)
         assert await store.prune(retention, limit=10) == 0
         clock.advance(0.000_001)
         assert await store.prune(retention, limit=10) == 1

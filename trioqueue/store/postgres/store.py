@@ -29,6 +29,7 @@ from trioqueue.store.postgres.rows import (
 )
 from trioqueue.store.postgres.settling import Settlements
 from trioqueue.store.protocol import (
+    ENDS,
     SILENT_SECONDS,
     Bell,
     Completion,
@@ -48,10 +49,6 @@ from trioqueue.store.protocol import (
 FOLDED_AT_ONCE = 10_000
 FOLDS = 5
 """Batches of changes that are added to the counters at a time."""
-
-
-ENDS = (Status.COMPLETED, Status.CANCELLED, Status.DEAD)
-"""In the order of next_upkeep.sql."""
 
 
 class PostgresStore:
@@ -228,7 +225,7 @@ class PostgresStore:
         return pruned
 
     async def next_upkeep_in(self, retention: Mapping[Status, timedelta]) -> NextUpkeep:
-        [lease, deadline, *ended] = [seconds for (seconds,) in await self._database.rows("next_upkeep")]
+        [lease, deadline, *ended] = [seconds for (seconds,) in await self._ask("next_upkeep")]
         old = [
             seconds + retention[status].total_seconds()
             for status, seconds in zip(ENDS, ended, strict=True)

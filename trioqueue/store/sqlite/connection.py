@@ -56,7 +56,7 @@ def in_plain_words() -> Iterator[None]:
         raise unavailable(error) from error
 
 
-def prepare(path: Path) -> Migrated:
+def prepare(path: Path, *, flushed: bool = True) -> Migrated:
     """Create the file when it is not there, check it, and bring it to the newest version. Blocks.
 
     Raises `ConfigError` when the path cannot hold our database, `StoreUnavailable` when the file
@@ -69,7 +69,7 @@ def prepare(path: Path) -> Migrated:
             _create(path)
         except OSError as error:
             raise StoreUnavailable(f"the file cannot be created ({error})") from error
-        with closing(connect_writer(path)) as connection:
+        with closing(connect_writer(path, flushed=flushed)) as connection:
             _check(connection, path)
             return migrate(connection, _migrations())
 
@@ -96,10 +96,13 @@ def _migrations() -> Sequence[Migration]:
 
 
 def connect_writer(path: Path, *, flushed: bool = True) -> apsw.Connection:
-    """The process's one connection that writes: a commit is on the disk when it returns, if `flushed`."""
+    """The process's one connection that writes: a commit is on the disk when it returns, if `flushed`.
+
+    If not, the last commits may be lost with the machine's power; the file is whole in any case.
+    """
     connection = _connect(path, _wait_for_writer)
     connection.pragma("journal_mode", "wal")
-    connection.pragma("synchronous", "full" if flushed else "off")
+    connection.pragma("synchronous", "full" if flushed else "normal")
     connection.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
     connection.pragma("journal_size_limit", WAL_LIMIT_BYTES)
     return connection

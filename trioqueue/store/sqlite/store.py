@@ -21,6 +21,7 @@ from trioqueue.errors import JobNotFound, NotSupported, StoreUnavailable
 from trioqueue.jobs.job import Attempt, Claim, Job, JobId, Json, NewJob, NodeId, Status
 from trioqueue.store.cursors import LAST_PLACE, cursor_of, place_of
 from trioqueue.store.protocol import (
+    ENDS,
     Bell,
     Completion,
     Count,
@@ -44,15 +45,14 @@ from trioqueue.store.rows import (
     nodes_from_rows,
 )
 from trioqueue.store.sqlite import operations
+from trioqueue.store.sqlite.claiming import Claims
 from trioqueue.store.sqlite.connection import prepare
 from trioqueue.store.sqlite.neighbours import Neighbours, open_neighbours
 from trioqueue.store.sqlite.queries import read_queries
 from trioqueue.store.sqlite.reader import Reader
+from trioqueue.store.sqlite.settling import Settlements
 from trioqueue.store.sqlite.transaction import is_due
 from trioqueue.store.sqlite.writer import InDoubt, Writer
-
-ENDS = (Status.COMPLETED, Status.CANCELLED, Status.DEAD)
-"""In the order of next_upkeep.sql."""
 
 
 class SqliteStore:
@@ -74,6 +74,8 @@ class SqliteStore:
         self._writer = writer
         self._reader = reader
         self._neighbours = neighbours
+        self._claims = Claims(writer, neighbours)
+        self._settlements = Settlements(writer, random)
 
     def __repr__(self) -> str:
         return f"<SqliteStore {self._url}>"
@@ -86,18 +88,31 @@ class SqliteStore:
         self._neighbours.listen(bell)
 
     async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
-        keep = partial(operations.enqueue, jobs=jobs)
         try:
-            answers = await self._writer.submit(keep)
-        except InDoubt:
-            # Nobody else knows these ids: one that is there now is the one that was just made.
-            ids = {new.id for new in jobs}
-            answers = [
-                Enqueued(answer.job, created=answer.created or answer.job.id in ids)
-                for answer in await self._writer.submit(keep)
-            ]
+            answers = await self._writer.submit(partial(operations.enqueue, jobs=jobs))
+        except InDoubt as doubt:
+            answers = await self._enqueue_again(jobs, doubt)
         self._ring_if_due([answer.job for answer in answers if answer.created])
         return answers
+
+    async def _enqueue_again(self, jobs: Sequence[NewJob], doubt: InDoubt) -> list[Enqueued]:
+        """Once more, with the same ids. `doubt` again when that fails, too: the jobs may have been kept.
+
+        Not cancelled in between, when nobody would learn that the jobs are there; the writer answers soon.
+        """
+        try:
+            with trio.CancelScope(shield=True):
+                answers = await self._writer.submit(partial(operations.enqueue, jobs=jobs))
+        except StoreUnavailable as error:
+            raise doubt from error
+        # Nobody else knows these ids: a job that has one is taken for the one that was just made. So is
+        # one that an earlier call of the same caller has kept, if that call is repeated: `created` says
+        # too much then, and there is one job all the same.
+        first_with = {new.id: n for n, new in reversed(list(enumerate(jobs)))}
+        return [
+            Enqueued(answer.job, created=answer.created or first_with.get(answer.job.id) == n)
+            for n, answer in enumerate(answers)
+        ]
 
     async def get(self, job_id: JobId) -> Job:
         await trio.lowlevel.checkpoint()
@@ -128,9 +143,7 @@ class SqliteStore:
     async def claim(
         self, *, node: NodeId, types: frozenset[str] | None, limit: int, lease_seconds: float
     ) -> Sequence[Claim]:
-        return await self._writer.submit(
-            partial(operations.claim, node=node, types=types, limit=limit, lease_seconds=lease_seconds)
-        )
+        return await self._claims.claim(node=node, types=types, limit=limit, lease_seconds=lease_seconds)
 
     async def next_due_in(self, types: frozenset[str] | None) -> float | None:
         await trio.lowlevel.checkpoint()
@@ -148,9 +161,7 @@ class SqliteStore:
         await self._writer.submit(partial(operations.progress, claim=claim, progress=progress))
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Job | None]:
-        settled = await self._writer.submit(
-            partial(operations.settle, settlements=settlements, random=self._random)
-        )
+        settled = await self._settlements.settle(settlements)
         self._ring_if_due([job for job in settled if job is not None])
         return settled
 
@@ -229,6 +240,11 @@ class SqliteStore:
         await trio.lowlevel.checkpoint()
         return nodes_from_rows(self._reader.read("nodes"), self._clock.now())
 
+    async def leave(self, node: NodeId) -> None:
+        """A node that has ended well holds nothing that it does not know of, and is not listed any more."""
+        await self._claims.give_back_doubtful()
+        await self._writer.submit(partial(operations.forget_node, node=node))
+
     def _ring_if_due(self, jobs: Sequence[Job]) -> None:
         now = self._clock.now()
         if any(is_due(job, now) for job in jobs):
@@ -251,7 +267,7 @@ async def open_sqlite(
 
     `neighbours`: by default those who share the directory beside the file.
     """
-    await run_sync(partial(prepare, path))
+    await run_sync(partial(prepare, path, flushed=flushed))
     queries = read_queries()
     writer = Writer(path, queries, clock, run_sync, flushed=flushed)
     failure: Exception | None = None
@@ -263,21 +279,17 @@ async def open_sqlite(
             listening.start_soon(joined.run)
             async with trio.open_nursery() as writing:
                 writing.start_soon(writer.run)
+                store = SqliteStore(
+                    url=url, clock=clock, random=random, writer=writer, reader=reader, neighbours=joined
+                )
                 try:
-                    yield SqliteStore(
-                        url=url,
-                        clock=clock,
-                        random=random,
-                        writer=writer,
-                        reader=reader,
-                        neighbours=joined,
-                    )
+                    yield store
                 except Exception as error:
                     failure = error  # raised below: our nurseries would wrap it in groups
                 finally:
                     try:
                         with trio.CancelScope(shield=True), suppress(StoreUnavailable):
-                            await writer.submit(partial(operations.forget_node, node=node))
+                            await store.leave(node)
                     finally:
                         writer.close()
             # Whatever was handed to the writer has been committed or refused.

@@ -39,7 +39,13 @@ TURNS = 4
 
 
 class InDoubt(StoreUnavailable):
-    """The write failed so that nobody knows whether it was committed before: look before you repeat it."""
+    """The write failed so that nobody knows whether it was committed before: look before you repeat it.
+
+    Its reason begins with `no answer`, by which clients tell it from a write that did not happen.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"no answer: {reason}")
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +72,7 @@ class Writer:
         self._submitted = trio.Event()
         self._closing = False
         self._locked_out: apsw.Error | None = None
-        """Why the last batch never began."""
+        """Why the last batch never began, until those who queued behind it were told."""
 
     def __repr__(self) -> str:
         return f"<Writer {self._path} {len(self._queue)} queued>"

@@ -1,7 +1,7 @@
 -- Deletes ended jobs of one status with all that belongs to them, the oldest first.
 WITH old AS MATERIALIZED (
     SELECT seq FROM trioqueue.ended
-    WHERE status = %(status)s AND finished_at < trioqueue.now() - %(kept_for)s::interval
+    WHERE status = %(status)s AND finished_at <= trioqueue.now() - %(kept_for)s::interval
     ORDER BY finished_at, seq
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
