@@ -54,7 +54,7 @@ class Health:
         self._resting.discard(loop)
 
     def rests(self, loop: str) -> None:
-        """`loop` has nothing to do until something happens. Only under virtual time: it is not wedged."""
+        """`loop` has nothing to do until something happens: it is not wedged. Only where loops may rest."""
         self.turn(loop)
         self._resting.add(loop)
 

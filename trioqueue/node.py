@@ -161,14 +161,14 @@ class Node:
                 outside.start_soon(self._stop_when_cancelled)
                 with trio.CancelScope(shield=True):
                     try:
-                        await self._run(task_status)
+                        with self._rest.shared():
+                            await self._run(task_status)
                     finally:
                         self._ended = True
                 outside.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _first_of(group) from None
         finally:
-            self._rest.close()
             self.stopped.set()
 
     async def _stop_when_cancelled(self) -> None:

@@ -1,14 +1,21 @@
 """What a node holds, without the node: deadlines, causes to stop, how it is counted."""
 
 import math
+from datetime import timedelta
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.runtime.troubled import ALICE, Hands, rang
+from trioqueue import Context, Handlers
+from trioqueue.clock import current_clock
 from trioqueue.jobs.job import Claim, Status
+from trioqueue.jobs.outcome import Cancelled, TimedOut
+from trioqueue.runtime.attempt import run_attempt
 from trioqueue.runtime.leases import Cause, Held, Limit
+from trioqueue.runtime.spawner import MachineSpawner
+from trioqueue.testing.conformance import new_job
 
 NEVER = Limit(math.inf, "")
 
@@ -168,13 +175,13 @@ async def test_an_older_attempt_of_the_same_job_stops_when_its_node_holds_the_jo
 
 async def test_to_hold_a_claim_wakes_those_who_rest(autojump_clock: MockClock) -> None:
     hands = Hands(lazy=True)
-    await hands.rest.wait("a loop", 5)  # it has seen everything that has happened
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(hands.rest.wait, "a loop", 5)
-        await trio.sleep(100)
-        await hands.claim()
+    with hands.rest.shared():
+        await hands.rest.wait("a loop", 5)  # it has seen everything that has happened
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hands.rest.wait, "a loop", 5)
+            await trio.sleep(100)
+            await hands.claim()
     assert trio.current_time() == 110
-    hands.rest.close()
 
 
 # To begin
@@ -222,3 +229,37 @@ async def test_only_what_runs_is_cancelled_with_the_node(hands: Hands, autojump_
     hands.leases.cancel_all(Cause.STOP)
     assert (running.cause, scope.cancel_called) == (Cause.STOP, True)
     assert beginning.cause is None
+
+
+@pytest.mark.parametrize("ends", ["at its deadline", "by a cancel"])
+async def test_what_ended_while_it_waited_for_a_worker_never_begins(
+    hands: Hands, autojump_clock: MockClock, ends: str
+) -> None:
+    """A handler without a checkpoint would do all its work, and the job would be completed."""
+    begun: list[int] = []
+    handlers = Handlers()
+
+    @handlers.handler("noop")
+    async def noop(ctx: Context) -> None:
+        begun.append(ctx.epoch)
+
+    deadline_at = current_clock().now() + timedelta(seconds=2)
+    await hands.store.enqueue([new_job(deadline_at=deadline_at)])
+    asked_at = trio.current_time()
+    claims = await hands.store.claim(node=ALICE, types=None, limit=1, lease_seconds=10)
+    hands.leases.hold(claims, asked_at=asked_at)
+    if ends == "by a cancel":
+        await hands.store.cancel(claims[0].job.id)
+        await hands.leases.renew()
+    else:
+        await trio.sleep(2)
+    held = hands.begin(claims[0])
+    spawner = MachineSpawner()
+    context = Context(claims[0], held, 1, hands.store, current_clock(), spawner, max_result_bytes=100)
+    threads = trio.CapacityLimiter(1)
+    outcome = await run_attempt(
+        held, context, handlers, spawner=spawner, threads=threads, max_result_bytes=100
+    )
+
+    assert begun == []
+    assert isinstance(outcome, Cancelled if ends == "by a cancel" else TimedOut)

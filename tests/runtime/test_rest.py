@@ -1,6 +1,6 @@
 """Under virtual time what is idle costs nothing, and what is not goes on as in real time."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from functools import partial
 
@@ -24,6 +24,13 @@ def health() -> Health:
     return Health()
 
 
+@pytest.fixture
+async def rest(health: Health, autojump_clock: MockClock) -> AsyncIterator[Rest]:
+    rest = Rest(health)
+    with rest.shared():
+        yield rest
+
+
 async def elapsed(rest: Rest, **how: object) -> float:
     began = trio.current_time()
     await rest.wait("loop", 10, **how)  # type: ignore[arg-type]
@@ -31,9 +38,8 @@ async def elapsed(rest: Rest, **how: object) -> float:
 
 
 async def test_it_rests_until_something_has_happened_and_then_as_long_as_usual(
-    health: Health, autojump_clock: MockClock, nursery: trio.Nursery
+    rest: Rest, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    rest = Rest(health)
     assert await elapsed(rest) == 10  # what happened before it came is unknown to it
     nursery.start_soon(later, 500, rest.stir)
     assert await elapsed(rest) == 510
@@ -44,28 +50,23 @@ async def test_it_rests_until_something_has_happened_and_then_as_long_as_usual(
 
 
 async def test_what_happened_since_it_looked_last_is_not_missed(
-    health: Health, autojump_clock: MockClock
+    rest: Rest, autojump_clock: MockClock
 ) -> None:
-    rest = Rest(health)
     await elapsed(rest)
     rest.stir()
     assert await elapsed(rest) == 10
 
 
 async def test_what_happens_soon_after_the_last_time_needs_no_other_time_at_once(
-    health: Health, autojump_clock: MockClock, nursery: trio.Nursery
+    rest: Rest, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    rest = Rest(health)
     await elapsed(rest)
     nursery.start_soon(later, 3, rest.stir)
     nursery.start_soon(later, 50, rest.stir)
     assert await elapsed(rest, at_once=True) == 50
 
 
-async def test_it_ends_when_something_is_due_or_was_waited_for(
-    health: Health, autojump_clock: MockClock
-) -> None:
-    rest = Rest(health)
+async def test_it_ends_when_something_is_due_or_was_waited_for(rest: Rest, autojump_clock: MockClock) -> None:
     await elapsed(rest)
     assert await elapsed(rest, due_in=3 * DAY) == 3 * DAY
     two_days = partial(trio.sleep, 2 * DAY)
@@ -74,23 +75,20 @@ async def test_it_ends_when_something_is_due_or_was_waited_for(
 
 
 async def test_what_is_due_already_is_looked_at_again_after_the_usual_time(
-    health: Health, autojump_clock: MockClock
+    rest: Rest, autojump_clock: MockClock
 ) -> None:
-    rest = Rest(health)
     await elapsed(rest)
     assert await elapsed(rest, due_in=0) == 10
     assert await elapsed(rest, due_in=-5) == 10
 
 
 async def test_one_node_wakes_the_others_of_its_run(
-    health: Health, autojump_clock: MockClock, nursery: trio.Nursery
+    rest: Rest, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    rest, other = Rest(health), Rest(Health())
+    other = Rest(Health())
     await elapsed(rest)
     nursery.start_soon(later, 500, other.stir)
     assert await elapsed(rest) == 510
-    other.close()
-    other.close()
 
 
 async def test_one_that_is_not_lazy_never_rests(health: Health, autojump_clock: MockClock) -> None:
@@ -102,9 +100,8 @@ async def test_one_that_is_not_lazy_never_rests(health: Health, autojump_clock: 
 
 
 async def test_a_loop_that_rests_is_not_wedged(
-    health: Health, autojump_clock: MockClock, nursery: trio.Nursery
+    rest: Rest, health: Health, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    rest = Rest(health)
     health.store_written()
     for _ in range(2):  # only the second time it knows that nothing has happened
         for loop in ("beat", "chore"):
@@ -148,6 +145,31 @@ async def test_what_another_leaves_behind_is_rescued_when_its_lease_ends(
     assert (await node.get(job)).status is Status.PROCESSING
     await trio.sleep(3)
     assert (await node.get(job)).status is Status.PENDING
+
+
+async def test_a_node_that_died_with_empty_hands_is_forgotten_when_something_happens(
+    start_node: StartNode, autojump_clock: MockClock
+) -> None:
+    node = await start_node(worker_count=0)
+    await node.node.service._store.beat(NodeId("ghost"))
+    await trio.sleep(4000)
+    await node.enqueue("work")
+    await trio.sleep(10)
+    assert [seen.node for seen in await node.node.service.nodes()] == [node.node.id]
+
+
+async def test_a_node_that_rested_for_long_is_still_the_one_that_it_was(
+    start_node: StartNode, autojump_clock: MockClock
+) -> None:
+    """Its rescue, which another node's dead job calls for, finds it alive."""
+    node = await start_node(worker_count=0)
+    [began] = await node.node.service.nodes()
+    await node.enqueue("work")
+    store = node.node.service._store
+    await store.claim(node=NodeId("ghost"), types=None, limit=1, lease_seconds=3000)
+    await trio.sleep(4000)
+    [seen] = await node.node.service.nodes()
+    assert (seen.node, seen.started_at) == (began.node, began.started_at)
 
 
 async def test_what_comes_too_late_and_what_is_old_ends_in_time(

@@ -343,7 +343,6 @@ async def test_in_virtual_time_it_rests_until_something_ends_or_is_to_be_tried_a
     desk.store.busy = {id_of(held)}
     await trio.sleep(4.5)
     assert desk.store.when("settle") == [1000, 1002, 1004]
-    desk.rest.close()
 
 
 # Outcomes that the store cannot keep

@@ -128,7 +128,7 @@ def i6_kept_until_retention(change: Change) -> Problem:
     if change.after is not None or before is None:
         return None
     kept_until = (before.finished_at or 0) + round(change.plan.retention_seconds * SECOND)
-    if before.is_final and kept_until < change.now:
+    if before.is_final and kept_until <= change.now:
         return None
     return f"deleted while {before.status}, ended at {before.finished_at}, now {change.now}"
 

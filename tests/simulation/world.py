@@ -115,8 +115,8 @@ class World:
             self.violate("no loop runs wild", f"{MOST_CALLS} calls of the store within a second")
 
     def begun(self, execution: Execution) -> None:
-        """A handler has begun."""
-        if execution.machine.frozen:
+        """A handler has begun. One of a dead machine has not: that is its disposal."""
+        if execution.machine.frozen or execution.machine.dead:
             return
         self.report.executions += 1
         self.trace.add(f"{execution.machine.id} #{execution.ticket} e{execution.epoch} begins")

@@ -7,7 +7,8 @@ which it knows to be due. So what is idle costs nothing, and what is not goes on
 """
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -19,7 +20,7 @@ _RESTS: trio.lowlevel.RunVar["list[Rest]"] = trio.lowlevel.RunVar("trioqueue_res
 
 
 class Rest:
-    """How the loops of one node wait. Make it inside of the Trio run."""
+    """How the loops of one node wait. Make it inside of the Trio run, and use it while it is `shared`."""
 
     def __init__(self, health: Health, *, lazy: bool | None = None) -> None:
         """`lazy`: rest as long as nothing happens. None: under virtual time only."""
@@ -30,24 +31,24 @@ class Rest:
         """How often something had happened when this loop woke up last: what came later, it must look at."""
         self._resting: dict[trio.CancelScope, tuple[float, float]] = {}
         """The scope that each waits in; it looks so many seconds after a stir, from that time on."""
-        if self.lazy:
-            rests = _RESTS.get([])
-            rests.append(self)
-            _RESTS.set(rests)
 
     def __repr__(self) -> str:
         return f"<Rest of {len(self._resting)} loops{', lazy' if self.lazy else ''}>"
 
     def stir(self, _: object = None) -> None:
         """Something has happened: whoever rests, on any node of this run, looks again soon."""
-        if self.lazy:
-            for rest in _RESTS.get([]):
+        for rest in _RESTS.get([]):
+            if rest.lazy:
                 rest._stir_here()
 
-    def close(self) -> None:
-        """The node has ended: nobody rests here any more."""
-        if self in _RESTS.get([]):
-            _RESTS.get([]).remove(self)
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """While the block runs, hear what happens on the other nodes of this Trio run."""
+        _RESTS.set([*_RESTS.get([]), self])
+        try:
+            yield
+        finally:
+            _RESTS.set([rest for rest in _RESTS.get([]) if rest is not self])
 
     def _stir_here(self) -> None:
         self._stirs += 1

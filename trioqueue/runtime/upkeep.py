@@ -6,8 +6,9 @@ Every chore is supervised. None of them is needed for what runs on this node; al
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
+from operator import attrgetter
 from random import Random
-from typing import Never, cast
+from typing import Never
 
 import trio
 
@@ -17,7 +18,7 @@ from trioqueue.jobs.job import NodeId, Status
 from trioqueue.runtime.rest import Rest
 from trioqueue.runtime.spawner import Spawner
 from trioqueue.runtime.supervise import Supervisor
-from trioqueue.store.protocol import NodeFacts, Store
+from trioqueue.store.protocol import NextUpkeep, NodeFacts, Store
 
 BEAT_SECONDS = 5.0
 RESCUE_SECONDS = 1.0
@@ -27,6 +28,9 @@ WATCH_SECONDS = 5.0
 
 RECOVERY_SECONDS = 1.0
 """So long after the store failed, and then this often, a beat shows whether it is back."""
+
+A_MOMENT = 0.001
+"""Of virtual time, which goes on only when every task has had its turn."""
 
 RESCUE_BATCH = 500
 EXPIRE_BATCH = 500
@@ -66,12 +70,13 @@ class Upkeep:
         """Do the chores until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervisor.keep, "beat", partial(self._beats, supervisor))
-            for seconds, name, chore in (
-                (RESCUE_SECONDS, "rescue", self._rescue),
-                (EXPIRE_SECONDS, "expire", self._expire),
-                (PRUNE_SECONDS, "prune", self._prune),
-            ):
-                nursery.start_soon(supervisor.every, seconds, name, self._when_due(name, chore))
+            # Rescuing forgets silent nodes, too, of which nobody knows beforehand.
+            rescue = self._when_due(self._rescue, attrgetter("rescue"), always=True)
+            expire = self._when_due(self._expire, attrgetter("expire"))
+            prune = self._when_due(self._prune, attrgetter("prune"))
+            nursery.start_soon(supervisor.every, RESCUE_SECONDS, "rescue", rescue)
+            nursery.start_soon(supervisor.every, EXPIRE_SECONDS, "expire", expire)
+            nursery.start_soon(supervisor.every, PRUNE_SECONDS, "prune", prune)
             nursery.start_soon(supervisor.every, WATCH_SECONDS, "watch", self._look)
             nursery.start_soon(self._say_that_it_stops, supervisor, stopping)
 
@@ -103,8 +108,12 @@ class Upkeep:
         while jobs := await self._store.rescue(limit=RESCUE_BATCH):
             self._health.turn("rescue")
             self._spawner.kill_orphans()
-            dead = [job.id for job in jobs if job.status is Status.DEAD]
-            rescued = JobsRescued(node=self._node, job_ids=[job.id for job in jobs], dead_ids=dead)
+            rescued = JobsRescued(
+                node=self._node,
+                job_ids=[job.id for job in jobs],
+                dead_ids=[job.id for job in jobs if job.status is Status.DEAD],
+                cancelled_ids=[job.id for job in jobs if job.status is Status.CANCELLED],
+            )
             self._events.publish(rescued)
             if len(jobs) < RESCUE_BATCH:
                 break
@@ -126,22 +135,29 @@ class Upkeep:
             pruned = await self._store.prune(self._retention, limit=PRUNE_BATCH)
 
     def _when_due(
-        self, name: str, chore: Callable[[], Awaitable[None]]
+        self,
+        chore: Callable[[], Awaitable[None]],
+        due_in: Callable[[NextUpkeep], float | None],
+        *,
+        always: bool = False,
     ) -> Callable[[], Awaitable[float | None]]:
-        """`chore`; but where loops may rest, only when the store says that it will find something."""
+        """`chore`; but where loops may rest, only when the store says that it will find something.
 
-        async def due_in() -> float | None:
-            return cast(float | None, getattr(await self._store.next_upkeep_in(self._retention), name))
+        `always`: also at other times, but then, too, it tells when it will be due.
+        """
 
         async def look() -> float | None:
             if not self._rest.lazy:
                 await chore()
                 return None
-            seconds = await due_in()
-            if seconds is None or seconds > 0:
+            seconds = due_in(await self._store.next_upkeep_in(self._retention))
+            if seconds is not None and seconds <= 0:
+                self._rest.stir()
+                await trio.sleep(A_MOMENT)  # nodes that rest beat first: they are not silent
+            elif not always:
                 return seconds
             await chore()
-            return await due_in()
+            return due_in(await self._store.next_upkeep_in(self._retention))
 
         return look
 
