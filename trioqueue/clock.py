@@ -7,6 +7,7 @@ wall time is derived from Trio's, so that due times and sleeps jump together.
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
@@ -56,6 +57,68 @@ def current_clock() -> Clock:
     return TrioClock(EPOCH_OF_TESTS) if is_virtual() else WallClock()
 
 
+@dataclass(slots=True)
+class Jumps:
+    """Whether the virtual time of a Trio run jumps when every task waits, which several people decide."""
+
+    clock: MockClock
+    threshold: float = math.inf
+    """What the clock itself was told, by whoever has made it: infinite, and it does not jump by itself."""
+    holds: int = 0
+    wishes: int = 0
+
+    def decide(self) -> None:
+        """Whoever holds time is stronger than who wants it to jump; without either the clock decides."""
+        jumps_at = 0.0 if self.wishes and self.threshold == math.inf else self.threshold
+        if self.holds:
+            jumps_at = math.inf
+        if self.clock.autojump_threshold != jumps_at:
+            self.clock.autojump_threshold = jumps_at
+
+
+_JUMPS: trio.lowlevel.RunVar[Jumps] = trio.lowlevel.RunVar("trioqueue_jumps")
+
+
+def _jumps() -> Jumps | None:
+    """Those of the current Trio run; None when it keeps real time."""
+    clock = trio.lowlevel.current_clock()
+    if not isinstance(clock, MockClock):
+        return None
+    try:
+        jumps = _JUMPS.get()
+    except LookupError:
+        jumps = Jumps(clock)
+        _JUMPS.set(jumps)
+    if not (jumps.holds or jumps.wishes):
+        jumps.threshold = clock.autojump_threshold
+    return jumps
+
+
+def is_held() -> bool:
+    """Whether virtual time stands still, because a thread or a database is at work."""
+    jumps = _jumps()
+    return jumps is not None and jumps.holds > 0
+
+
+@contextmanager
+def jumping_clock() -> Iterator[None]:
+    """Let virtual time jump while every task waits, also where the clock does not by itself.
+
+    Time that is held does not jump before it is let go. Nests; does nothing on the real clock.
+    """
+    jumps = _jumps()
+    if jumps is None:
+        yield
+        return
+    jumps.wishes += 1
+    jumps.decide()
+    try:
+        yield
+    finally:
+        jumps.wishes -= 1
+        jumps.decide()
+
+
 @contextmanager
 def held_clock() -> Iterator[None]:
     """Keep virtual time still while a thread or a subprocess works.
@@ -63,21 +126,17 @@ def held_clock() -> Iterator[None]:
     Trio counts a task that waits for a thread as idle, so an autojump clock would jump past
     every deadline in the meantime. Nests; does nothing on the real clock.
     """
-    clock = trio.lowlevel.current_clock()
-    if not isinstance(clock, MockClock):
+    jumps = _jumps()
+    if jumps is None:
         yield
         return
-    holds: int = getattr(clock, "_trioqueue_holds", 0)
-    if holds == 0:
-        clock._trioqueue_threshold = clock.autojump_threshold  # type: ignore[attr-defined]
-        clock.autojump_threshold = math.inf
-    clock._trioqueue_holds = holds + 1  # type: ignore[attr-defined]
+    jumps.holds += 1
+    jumps.decide()
     try:
         yield
     finally:
-        clock._trioqueue_holds -= 1  # type: ignore[attr-defined]
-        if clock._trioqueue_holds == 0:  # type: ignore[attr-defined]
-            clock.autojump_threshold = clock._trioqueue_threshold  # type: ignore[attr-defined]
+        jumps.holds -= 1
+        jumps.decide()
 
 
 RunSync = Callable[..., Awaitable[T]]

@@ -82,6 +82,8 @@ class JobsRescued(msgspec.Struct, frozen=True, kw_only=True):
     job_ids: list[JobId]
     dead_ids: list[JobId]
     """Those among them that are dead now: too many nodes went silent with them."""
+    cancelled_ids: list[JobId] = []
+    """Those among them that are cancelled now: they had been asked to stop."""
 
 
 class JobsExpired(msgspec.Struct, frozen=True, kw_only=True):

@@ -186,6 +186,13 @@ class Logs:
                 job_ids=event.dead_ids[:IDS_SHOWN],
                 **more,
             )
+        if event.cancelled_ids and (more := self._thinned("jobs cancelled")) is not None:
+            self._log.info(
+                "jobs cancelled: they had been asked to stop on nodes that went silent",
+                jobs=len(event.cancelled_ids),
+                job_ids=event.cancelled_ids[:IDS_SHOWN],
+                **more,
+            )
 
     def _node_started(self, event: NodeStarted) -> None:
         for warning in event.warnings:
