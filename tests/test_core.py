@@ -20,7 +20,10 @@ CORE = sorted(
         *(path for path in (ROOT / "runtime").glob("*.py") if path.name not in OUTSIDE),
         *(ROOT / name for name in ("service.py", "health.py", "events.py", "wire.py")),
         *(ROOT / "store" / name for name in ("memory.py", "changes.py", "rows.py", "cursors.py")),
-        *(ROOT / "store" / "sqlite" / name for name in ("store.py", "writer.py", "operations.py", "claiming.py", "settling.py")),
+        *(
+            ROOT / "store" / "sqlite" / name
+            for name in ("store.py", "writer.py", "operations.py", "claiming.py", "settling.py")
+        ),
     ]
 )
 

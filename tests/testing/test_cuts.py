@@ -19,10 +19,8 @@ import trio
 from tests.conftest import ROOT
 from trioqueue import Context, Handlers
 from trioqueue.errors import InvalidJob, LeaseLost
-from trioqueue.testing import cut_everywhere
-from trioqueue.testing.cuts import CannotCut, CutReport, NotRepeatable, steps
-from trioqueue.testing.cuts.subject import Cut
-from trioqueue.testing.cuts.words import Kind
+from trioqueue.testing import CannotCut, Cut, CutReport, Harm, NotRepeatable, cut_everywhere
+from trioqueue.testing.cuts import steps
 
 EXAMPLES = ROOT / "docs" / "examples"
 
@@ -111,7 +109,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("kind", Cut)
 def test_each_kind_of_cut_finds_what_the_others_do_not(kind: Cut) -> None:
-    assert harm(MISTAKES[kind], kind).fault.kind in (Kind.TWICE, Kind.MORE)
+    assert harm(MISTAKES[kind], kind).finding.harm in (Harm.TWICE, Harm.MORE)
     cut(MISTAKES[kind], *[other for other in Cut if other is not kind])
 
 
@@ -153,8 +151,8 @@ async def notes_first(ctx: Context) -> None:
 
 def test_an_effect_that_never_happens_is_found() -> None:
     error = harm(notes_first)
-    assert error.fault.kind is Kind.LOST
-    assert error.fault.differences == ("0 × 'sent', which happens once when nothing is cut",)
+    assert error.finding.harm is Harm.LOST
+    assert error.finding.differences == ("0 × 'sent', which happens once when nothing is cut",)
     assert "Do it first" in str(error)
 
 
@@ -164,7 +162,7 @@ async def makes_a_name_of_its_own(ctx: Context) -> None:
 
 
 def test_an_effect_with_another_value_is_found() -> None:
-    assert harm(makes_a_name_of_its_own).fault.differences == (
+    assert harm(makes_a_name_of_its_own).finding.differences == (
         "1 × 'file 1', which does not happen when nothing is cut",
     )
 
@@ -180,8 +178,8 @@ async def minds_what_is_there(ctx: Context) -> str:
 
 def test_a_job_that_dies_because_of_a_cut_is_found() -> None:
     error = harm(minds_what_is_there)
-    assert error.fault.kind is Kind.ENDED
-    assert error.fault.differences == ("the job is dead: FileExistsError: out.txt",)
+    assert error.finding.harm is Harm.ENDED
+    assert error.finding.differences == ("the job is dead: FileExistsError: out.txt",)
 
 
 async def has_another_result(ctx: Context) -> str:
@@ -191,7 +189,7 @@ async def has_another_result(ctx: Context) -> str:
 
 
 def test_another_result_is_found() -> None:
-    assert harm(has_another_result, Cut.KILLED).fault.differences == (
+    assert harm(has_another_result, Cut.KILLED).finding.differences == (
         "the result is 'attempt 2', and 'attempt 1' when nothing is cut",
     )
 
@@ -207,9 +205,9 @@ def test_a_check_of_ones_own_takes_the_place_of_effects() -> None:
             raise AssertionError(f"counted to {world.epoch}")
 
     error = harm(counts_up, effects=None, check=check)
-    assert error.fault.differences == ("check(world): AssertionError: counted to 2",)
-    assert isinstance(error.fault.complaint, AssertionError)
-    assert harm(counts_up, effects=None, check=lambda world: world.epoch == 1).fault.kind is Kind.CHECK
+    assert error.finding.differences == ("check(world): AssertionError: counted to 2",)
+    assert isinstance(error.finding.complaint, AssertionError)
+    assert harm(counts_up, effects=None, check=lambda world: world.epoch == 1).finding.harm is Harm.CHECK
 
 
 def test_the_world_itself_may_be_the_list_of_effects() -> None:
@@ -233,7 +231,7 @@ def test_effects_need_not_be_hashable() -> None:
         world.effects.append({"to": ["ada"]})
         await trio.sleep(1)
 
-    assert harm(send).fault.differences == ("2 × {'to': ['ada']}, which happens once when nothing is cut",)
+    assert harm(send).finding.differences == ("2 × {'to': ['ada']}, which happens once when nothing is cut",)
 
 
 # What it is to be killed
@@ -282,7 +280,7 @@ async def tells_where_it_is(ctx: Context) -> None:
 
 def test_the_point_is_told_by_its_line() -> None:
     error = harm(tells_where_it_is, Cut.KILLED)
-    [line] = error.fault.where
+    [line] = error.finding.where
     assert (line.function, line.text) == ("send", "await trio.sleep(5)  # here")
     assert re.search(
         r"\(point \d of \d+\), while it waited at\n\n    \S*test_cuts.py:\d+ in send\n", str(error)
@@ -366,9 +364,9 @@ def counts_in_a_thread(ctx: Context) -> str:
 
 def test_a_plain_function_is_cut_where_it_asks_or_reports() -> None:
     error = harm(counts_in_a_thread, Cut.KILLED)
-    [line] = error.fault.where
+    [line] = error.finding.where
     assert line.text == "ctx.report(number, 3)"
-    assert error.fault.differences == ("2 × 0, which happens once when nothing is cut",)
+    assert error.finding.differences == ("2 × 0, which happens once when nothing is cut",)
 
 
 def counts_once_in_a_thread(ctx: Context) -> str:
@@ -437,7 +435,7 @@ def test_a_world_may_have_tasks_of_its_own_which_live_on_when_the_handler_is_kil
         await inbox.send(ctx.idempotency_key)
         await trio.sleep(2)
 
-    assert cut_everywhere(post, {}, world=open_server).faults == ()
+    assert cut_everywhere(post, {}, world=open_server).findings == ()
 
 
 async def holds_a_lock(ctx: Context) -> None:
@@ -587,15 +585,15 @@ def test_a_sample_says_so() -> None:
 
 
 async def test_it_may_be_called_inside_of_a_trio_run() -> None:
-    assert harm(looks_then_sends).fault.cut is Cut.OVERLAPPED
-    assert cut(sends_once).faults == ()
+    assert harm(looks_then_sends).finding.cut is Cut.OVERLAPPED
+    assert cut(sends_once).findings == ()
 
 
 def test_it_may_be_called_inside_of_an_asyncio_run() -> None:
     async def call() -> CutReport:
         return cut(sends_once)
 
-    assert asyncio.run(call()).faults == ()
+    assert asyncio.run(call()).findings == ()
 
 
 def test_it_leaves_randomness_as_it_was() -> None:

@@ -88,6 +88,28 @@ async def before():
     result.stdout.fnmatch_lines(["*NoVirtualTime: tq.clock.advance() needs virtual time*"])
 
 
+def test_anyios_async_fixtures_cannot_use_it(run_project: RunProject) -> None:
+    story = """
+pytestmark = pytest.mark.anyio
+
+@pytest.fixture
+def anyio_backend():
+    return ("trio", {"clock": MockClock(autojump_threshold=0)})
+
+@pytest.fixture
+async def job(tq):
+    return await tq.enqueue("remind", {"user": 7})
+
+async def test_it(tq, job):
+    pass
+"""
+    result = run_project(story, "-p", "no:trio", ini="")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["*NotRunning: tq needs *In async fixtures of anyio's plugin it does not run*"]
+    )
+
+
 def test_with_anyio_on_asyncio_it_says_what_to_do(run_project: RunProject) -> None:
     result = run_project("pytestmark = pytest.mark.anyio\n" + STORY, "-p", "no:trio", ini="")
     result.assert_outcomes(passed=1, failed=1)
@@ -114,10 +136,78 @@ def test_it(tq):
 def test_outside_of_a_run_it_says_what_to_do(run_project: RunProject) -> None:
     story = """
 def test_it(tq):
-    with pytest.raises(Exception, match="in a plain test write `tq.run"):
-        trio.run(tq.start)
+    for wish in (tq.start, tq.jobs, tq.drain, lambda: tq.enqueue("remind"), lambda: tq.client.get("/jobs")):
+        with pytest.raises(Exception, match="in a plain test write `tq.run"):
+            trio.run(wish)
+
+async def test_inside_of_one(tq):
+    with pytest.raises(Exception, match="this one runs in Trio already: just `await` the story"):
+        tq.run(tq.jobs)
+"""
+    run_project(story).assert_outcomes(passed=2)
+
+
+def test_on_asyncio_without_anyio_it_says_what_to_do(run_project: RunProject) -> None:
+    story = """
+import asyncio
+
+def test_as_pytest_asyncio_runs_it(tq):
+    async def story(wish):
+        with pytest.raises(Exception, match="this test runs on asyncio. Have pytest-trio run it"):
+            await wish()
+
+    waits = [lambda: tq.finished("x"), lambda: tq.clock.advance(1)]
+    for wish in (tq.start, tq.jobs, tq.drain, lambda: tq.client.get("/jobs"), *waits):
+        asyncio.run(story(wish))
 """
     run_project(story).assert_outcomes(passed=1)
+
+
+HYPOTHESIS = """
+from hypothesis import HealthCheck, given, settings, strategies
+
+numbers = given(n=strategies.integers(1, 3))
+few = settings(
+    max_examples=5, deadline=None, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+"""
+
+
+def test_with_hypothesis_a_plain_test_runs_its_story_for_each_example(run_project: RunProject) -> None:
+    story = """
+@few
+@numbers
+def test_it(tq, n):
+    async def story():
+        before = len(await tq.jobs())
+        for _ in range(n):
+            await tq.enqueue("remind", {"user": n})
+        assert len(await tq.jobs()) == before + n
+        await tq.drain()
+
+    tq.run(story)
+"""
+    run_project(HYPOTHESIS + story).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("runner", ["trio", "anyio"])
+def test_with_hypothesis_an_async_test_is_told_what_to_write(run_project: RunProject, runner: str) -> None:
+    story = f"""
+@pytest.mark.{runner}
+@few
+@numbers
+async def test_it(tq, n):
+    await tq.enqueue("remind", {{"user": n}})
+
+@pytest.fixture
+def anyio_backend():
+    return "trio"
+"""
+    options = ["-p", "no:trio"] if runner == "anyio" else []
+    result = run_project(HYPOTHESIS + story, *options, ini="")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*AsyncHypothesis: with Hypothesis, write a plain `def` test with `tq.run*"])
 
 
 def test_without_handlers_it_says_what_to_do(run_project: RunProject) -> None:
@@ -231,14 +321,59 @@ def test_the_store_is_chosen(run_project: RunProject, store: str, said: str) -> 
 
 
 def test_a_store_that_is_none_is_refused(run_project: RunProject) -> None:
+    said = "is no store for tests; use sqlite, memory or postgresql:*"
     result = run_project(STORY, "--tq-store=mysql://nope")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: 'mysql://nope' {said}"])
+    result = run_project('pytestmark = pytest.mark.trioqueue(store="redis")\n' + STORY)
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*'mysql://nope' is no store for tests; use sqlite, memory or postgresql:*"])
+    result.stdout.fnmatch_lines([f"*UsageError: 'redis' {said}"])
 
 
-def test_a_marker_with_a_mistake_is_refused(run_project: RunProject) -> None:
-    result = run_project("pytestmark = pytest.mark.trioqueue(stoer=1)\n" + STORY)
-    result.stdout.fnmatch_lines(["*the marker trioqueue knows nothing of stoer*"])
+def test_a_database_that_is_not_there_is_told_once(run_project: RunProject) -> None:
+    result = run_project(STORY, "--tq-store=postgresql://ann:secret@127.0.0.1:1/nowhere")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["*NoPostgres: tests cannot run on postgresql://***@127.0.0.1:1/nowhere: conn*"]
+    )
+
+
+def test_a_driver_that_is_not_there_is_told_once(
+    run_project: RunProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    result = run_project(STORY, "--tq-store=postgresql://127.0.0.1:1/nowhere")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*psycopg is missing (*): pip install 'trioqueue?postgres?'*"])
+
+
+@pytest.mark.parametrize(
+    ("marker", "said"),
+    [
+        ("stoer=1", "in the marker trioqueue nothing is known of stoer; did you mean store[?]"),
+        ('"memory"', "the marker trioqueue takes words only, not 'memory': write store='memory'"),
+        (
+            'settings={"worker_counts": 3}',
+            "among the settings nothing is known of worker_counts; did you mean worker_count[?]",
+        ),
+        ('settings={"store": "memory:"}', "the setting store is said otherwise in tests: *store=*"),
+    ],
+)
+def test_a_marker_with_a_mistake_is_refused(run_project: RunProject, marker: str, said: str) -> None:
+    result = run_project(f"pytestmark = pytest.mark.trioqueue({marker})\n" + STORY)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"*UsageError: {said}"])
+
+
+def test_a_node_with_a_setting_that_there_is_none_of_is_refused(run_project: RunProject) -> None:
+    story = """
+async def test_it(tq):
+    with pytest.raises(TypeError, match="nothing is known of lease_second; did you mean lease_seconds"):
+        await tq.start(lease_second=5)
+    with pytest.raises(TypeError, match="the setting store is said otherwise in tests"):
+        await tq.start(store="memory:")
+"""
+    run_project(story).assert_outcomes(passed=1)
 
 
 def test_the_same_tests_run_on_postgres_each_in_a_schema_that_is_dropped(
@@ -261,6 +396,15 @@ async def test_a_transaction_of_ones_own(tq):
     assert (await tq.drain(with_delayed=True)).completed == 1
     assert (await tq.job(job)).created_at.hour == 1
 
+async def test_cancel(tq):
+    from trioqueue.events import AttemptStarted
+
+    first, second = await tq.start(), await tq.start()
+    jobs = [await tq.enqueue("import", {"seconds": 600}) for _ in range(4)]
+    for job in jobs:
+        await tq.wait_for(AttemptStarted, job=job)
+        assert (await tq.cancel(job, wait="1m")).status == "cancelled"
+
 async def test_troubles(tq):
     await tq.start(lease_seconds=30)
     tq.faults.fail_next("settle", after_commit=True)
@@ -277,7 +421,7 @@ async def test_troubles(tq):
     outcomes = [[str(attempt.outcome) for attempt in await tq.attempts(job)] for job in (first, second)]
     assert outcomes == [["completed"], ["lost", "lost", "completed"]]
 """
-    run_project(STORY + performed, f"--tq-store={postgres_database}").assert_outcomes(passed=4)
+    run_project(STORY + performed, f"--tq-store={postgres_database}").assert_outcomes(passed=5)
     with psycopg.connect(postgres_database) as connection:
         left = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'tq%'").fetchall()
     assert left == []

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import trio
 
 from tests.testing.handlers import charge, count, handlers, import_rows, poll, remind
 from trioqueue import Context, Handlers
-from trioqueue.errors import InvalidJob, UnknownType
-from trioqueue.events import AttemptEnded, AttemptStarted, JobEnqueued
-from trioqueue.testing import ANYTHING, QueueUnderTest
-from trioqueue.testing.drain import NotDrained
+from trioqueue.errors import InvalidJob, JobNotFound, UnknownType, WrongStatus
+from trioqueue.events import AttemptEnded, AttemptStarted, JobEnqueued, JobsRescued
+from trioqueue.testing import ANYTHING, NeverHappened, NotDrained, QueueUnderTest, waiting
 
 
 @pytest.fixture
@@ -29,12 +29,53 @@ async def test_an_enqueued_job_is_kept_and_does_not_run_by_itself(tq: QueueUnder
     assert (job.payload, job.tags, job.priority) == ({"user": 7}, ("mail",), -3)
 
 
-async def test_the_door_is_that_of_the_service(tq: QueueUnderTest) -> None:
+async def test_what_is_enqueued_is_checked_as_the_service_does(tq: QueueUnderTest) -> None:
     with pytest.raises(InvalidJob, match="/payload/user"):
         await tq.enqueue("remind", {"user": "seven"})
     with pytest.raises(UnknownType, match="known types: charge, count, import, poll, remind"):
         await tq.enqueue("rewind", {})
     await tq.refute_enqueued()
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"priority": 10**9}, "/priority"),
+        ({"priority": "high"}, "/priority"),
+        ({"tags": "mail"}, "/tags"),
+        ({"tags": [""]}, "/tags/0"),
+        ({"max_attempts": 0}, "/max_attempts"),
+        ({"delay": -5}, "/delay_seconds"),
+        ({"timeout_seconds": -1}, "/timeout_seconds"),
+        ({"timeout_seconds": "5s"}, "/timeout_seconds"),
+        ({"queue": "no spaces allowed"}, "/queue"),
+        ({"unique_key": ""}, "/unique_key"),
+        ({"traceparent": "x"}, "/traceparent"),
+        ({"parent_id": "x"}, "/parent_id"),
+        ({"run_at": datetime(1999, 1, 1, tzinfo=UTC)}, "/run_at"),
+        ({"run_at": datetime(2030, 2, 1)}, "/run_at: a time zone is missing"),  # noqa: DTZ001
+        ({"run_at": datetime(2030, 2, 1, tzinfo=UTC), "delay": "1h"}, "/delay_seconds"),
+    ],
+)
+async def test_what_http_refuses_is_refused(tq: QueueUnderTest, fields: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(InvalidJob, match=pointer):
+        await tq.enqueue("remind", {"user": 7}, **fields)
+    await tq.refute_enqueued()
+
+
+async def test_what_http_takes_is_taken(tq: QueueUnderTest) -> None:
+    job = await tq.enqueue("remind", {"user": 7, "tags": ("a",)}, run_at="2030-02-01T00:00:00Z", tags=("x",))
+    assert (job.run_at, job.tags) == (datetime(2030, 2, 1, tzinfo=UTC), ("x",))
+    assert job.payload["tags"] == ["a"]
+
+
+async def test_a_misspelt_field_of_a_job_is_refused(tq: QueueUnderTest) -> None:
+    with pytest.raises(TypeError, match=r"nothing is known of dely; did you mean delay\? A payload"):
+        await tq.enqueue("remind", {"user": 7}, dely="3d")
+    with pytest.raises(TypeError, match=r"nothing is known of user\. A payload is one dict"):
+        await tq.enqueue("remind", user=7)
+    with pytest.raises(ValueError, match="say delay or delay_seconds, not both"):
+        await tq.enqueue("remind", {"user": 7}, delay=1, delay_seconds=2)
 
 
 async def test_jobs_are_found_by_what_they_are_like(tq: QueueUnderTest) -> None:
@@ -84,10 +125,55 @@ async def test_what_is_missing_is_told_with_what_comes_nearest(tq: QueueUnderTes
 
 
 async def test_a_misspelt_question_is_refused(tq: QueueUnderTest) -> None:
-    with pytest.raises(TypeError, match="nothing is known of user; a payload is one dict"):
+    with pytest.raises(TypeError, match=r"nothing is known of user\. A payload is one dict"):
         await tq.refute_enqueued("remind", user=7)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="say run_at or run_in, not both"):
         await tq.refute_enqueued("remind", run_in=3, run_at=datetime.now(UTC))
+
+
+async def test_a_question_that_no_job_could_answer_is_refused(tq: QueueUnderTest) -> None:
+    async def unregistered(ctx: Context) -> None: ...
+
+    await tq.enqueue("remind", {"user": 7})
+    with pytest.raises(ValueError, match="'complete' is no status; there are pending, processing, completed"):
+        await tq.refute_enqueued("remind", status="complete")
+    with pytest.raises(UnknownType, match="no handler has the type 'rewind'; known types: charge"):
+        await tq.refute_enqueued("rewind")
+    with pytest.raises(UnknownType, match="'unregistered'"):
+        await tq.jobs(unregistered)
+    with pytest.raises(TypeError, match=r"tags are a list, like \['mail'\]"):
+        await tq.refute_enqueued("remind", tags="mail")
+    with pytest.raises(TypeError, match="priority='high' is no int"):
+        await tq.refute_enqueued("remind", priority="high")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a payload is one dict, not 'ann'"):
+        await tq.refute_enqueued("remind", "ann")
+    with pytest.raises(ValueError, match="has no time zone"):
+        await tq.refute_enqueued("remind", run_at="2030-01-01T00:00:00")
+    with pytest.raises(TypeError, match=r"nothing is known of delay; did you mean run_in\? A payload"):
+        await tq.assert_enqueued("remind", delay="3d")  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="count=0: that there is none is said by refute_enqueued"):
+        await tq.assert_enqueued("remind", count=0)
+
+
+async def test_a_payload_is_found_by_the_values_that_it_was_made_of(tq: QueueUnderTest) -> None:
+    @dataclass
+    class Item:
+        sku: str
+        size: int = 1
+
+    more = Handlers()
+
+    @more.handler("ship")
+    async def ship(ctx: Context, items: list[Item], at: datetime, weights: dict[str, float]) -> None: ...
+
+    await tq.start(more)
+    payload = {"items": (Item("x"), Item("y", 2)), "at": tq.clock.now(), "weights": {7: 1.5}}
+    await tq.enqueue(ship, payload, delay="1h")
+    await tq.assert_enqueued(ship, payload)
+    await tq.assert_enqueued(ship, {"items": [{"sku": "x"}, ANYTHING], "weights": {7: ANYTHING}})
+    await tq.assert_enqueued(ship, ANYTHING, run_at="2030-01-01T01:00:00Z")
+    await tq.refute_enqueued(ship, {"items": [Item("x", 3), ANYTHING]})
+    await tq.refute_enqueued(ship, {"at": tq.clock.now() + timedelta(seconds=1)})
 
 
 # Performed
@@ -109,6 +195,17 @@ async def test_perform_tells_when_the_next_attempt_would_be(
     assert (performed.outcome, performed.status, performed.next_in) == ("failed", "pending", next_in)
     assert performed.reason == "ConnectionError: the bank is closed"
     assert "in charge\n" in str(performed.error)
+
+
+async def test_an_attempt_that_there_cannot_be_is_refused(tq: QueueUnderTest) -> None:
+    for attempt in (0, -1, 5):
+        with pytest.raises(ValueError, match=f"attempt={attempt} is not from 1 to 4, the job's max_attempts"):
+            await tq.perform("charge", {"order": 1}, attempt=attempt)
+    assert (await tq.perform("charge", {"order": 1}, attempt=5, max_attempts=6)).status == "pending"
+    with pytest.raises(ValueError, match="max_attempts=0 is not from 1 to 1000"):
+        await tq.perform("charge", {"order": 1}, max_attempts=0)
+    with pytest.raises(ValueError, match="timeout_seconds=0 must be positive"):
+        await tq.perform("charge", {"order": 1}, timeout_seconds=0)
 
 
 async def test_the_last_attempt_leaves_the_job_dead(tq: QueueUnderTest) -> None:
@@ -146,6 +243,38 @@ async def test_perform_takes_a_function_that_nobody_has_registered(tq: QueueUnde
     assert performed.result == {"x": 3, "at": "2030-01-02T00:00:00Z"}  # through JSON and back
     with pytest.raises(InvalidJob, match="/payload/point"):
         await tq.perform(move, {"by": "P1D"})
+
+
+async def test_performs_at_the_same_time_run_each_its_own_job(tq: QueueUnderTest) -> None:
+    results: dict[int, object] = {}
+
+    async def perform(user: int) -> None:
+        results[user] = (await tq.perform("remind", {"user": user})).result
+
+    async with trio.open_nursery() as nursery:
+        for user in range(8):
+            nursery.start_soon(perform, user)
+    assert results == {user: f"reminded {user}" for user in range(8)}
+
+
+@pytest.mark.parametrize("checkpoints", range(1, 12))
+async def test_a_perform_that_was_cancelled_leaves_nothing_to_the_next(
+    tq: QueueUnderTest, checkpoints: int
+) -> None:
+    await tq.perform("remind", {"user": 0})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tq.perform, "remind", {"user": 1})
+        for _ in range(checkpoints):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert (await tq.perform("remind", {"user": 2})).result == "reminded 2"
+
+
+async def test_what_is_performed_looks_like_any_other_job(tq: QueueUnderTest) -> None:
+    async def look(ctx: Context) -> list[object]:
+        return [ctx.job.type, ctx.job.priority, ctx.attempt]
+
+    assert (await tq.perform(look, attempt=3)).result == ["look", 0, 3]
 
 
 # Drained
@@ -187,12 +316,53 @@ async def test_drain_runs_children_too(tq: QueueUnderTest) -> None:
     assert (await tq.drain()).completed == 15
 
 
+async def test_nodes_may_have_different_handlers(tq: QueueUnderTest) -> None:
+    other = other_handlers()
+    paint = other.find("paint").function
+    await tq.start()
+    node = await tq.start(other)
+    await tq.enqueue(remind, {"user": 7}, delay="1h")
+    await tq.enqueue(paint, delay="2h")
+    await tq.enqueue("paint", delay="3h")
+    await tq.clock.advance("2h")
+    await tq.drain()
+    await tq.assert_enqueued(remind, status="completed")
+    await tq.assert_enqueued(paint, status="completed", count=1)
+    assert (await tq.drain(with_delayed=True)).completed == 1
+    assert (await tq.perform("paint")).result == "painted"
+    with pytest.raises(UnknownType, match="known types: charge, count, import, paint, poll, remind"):
+        await tq.enqueue("rewind")
+    await tq.stop(node)
+    with pytest.raises(UnknownType, match="known types: charge, count, import, poll, remind"):
+        await tq.enqueue(paint)
+
+
 async def test_what_never_ends_is_not_drained(tq: QueueUnderTest) -> None:
     await tq.enqueue("poll", {"until": "2199"})
     with pytest.raises(
         NotDrained, match=r"(?s)not drained after 7 days of virtual time; left:.*1 poll pending"
     ):
         await tq.drain(with_delayed=True, within="1w")
+
+
+@pytest.mark.trioqueue(real_time=True)
+async def test_in_real_time_too_it_is_said_how_long_that_was(tq: QueueUnderTest) -> None:
+    await tq.enqueue("import", {"seconds": 60})
+    with pytest.raises(NotDrained, match=r"not drained after 0\.05 seconds; left:"):
+        await tq.drain(within=0.05)
+
+
+async def test_a_job_that_was_to_stop_when_its_node_died_is_counted_as_cancelled(tq: QueueUnderTest) -> None:
+    await tq.start(lease_seconds=30)
+    job = await tq.enqueue("import", {"seconds": 600})
+    await tq.wait_for(AttemptStarted, job=job)
+    await tq.kill()
+    await tq.client.post(f"/jobs/{job.id}/cancel", json={"wait_seconds": 0})
+    report = await tq.drain()
+    assert (await tq.job(job)).status == "cancelled"
+    assert (report.attempts, report.cancelled, report.by_type["import"].cancelled) == (1, 1, 1)
+    [rescued] = tq.events.of(JobsRescued)
+    assert (rescued.cancelled_ids, rescued.dead_ids) == ([job.id], [])
 
 
 async def test_a_deadline_that_passes_is_counted(tq: QueueUnderTest) -> None:
@@ -217,9 +387,70 @@ async def test_a_started_node_works_as_time_goes_by(tq: QueueUnderTest) -> None:
 
 
 async def test_finished_gives_up_when_it_is_told_to(tq: QueueUnderTest) -> None:
-    job = await tq.enqueue("remind", {"user": 7})
-    with pytest.raises(trio.TooSlowError):
+    job = await tq.enqueue("remind", {"user": 7}, delay="3d")
+    said = r"is pending, due 2030-01-04 00:00:00, after 7 days of virtual time; no node is working: `await tq"
+    with pytest.raises(NeverHappened, match=said):
         await tq.finished(job, within="1w")
+    node = await tq.start()
+    job = await tq.enqueue("poll", {"until": "2199"})
+    with pytest.raises(trio.TooSlowError, match=r"\(poll\) is pending, due .* after 1 day of virtual time$"):
+        await tq.finished(job, within="1d")
+    await tq.stop(node)
+    await tq.start(other_handlers())
+    with pytest.raises(NeverHappened, match="; no node that works has a handler for poll"):
+        await tq.finished(job, within="1d")
+
+
+def other_handlers() -> Handlers:
+    other = Handlers()
+
+    @other.handler("paint")
+    async def paint(ctx: Context) -> str:
+        return "painted"
+
+    return other
+
+
+async def test_what_never_happens_is_told_with_what_did(tq: QueueUnderTest) -> None:
+    with pytest.raises(
+        NeverHappened, match="is no AttemptStarted, after 36,500 days of virtual time; no node"
+    ):
+        await tq.wait_for(AttemptStarted)
+    await tq.start()
+    job = await tq.enqueue("remind", {"user": 7})
+    await tq.wait_for(AttemptEnded, job=job)
+    with pytest.raises(NeverHappened, match=f"no other AttemptEnded with job='{job.id}', after 1 day"):
+        await tq.wait_for(AttemptEnded, job=job, within="1d")
+    with pytest.raises(NeverHappened, match="no AttemptEnded with type='count', and 1 that are not like"):
+        await tq.wait_for(AttemptEnded, type="count", within="1d")
+
+
+@pytest.mark.trioqueue(real_time=True)
+async def test_in_real_time_nobody_waits_for_a_century(
+    tq: QueueUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "REAL_SECONDS", 0.05)
+    job = await tq.enqueue("remind", {"user": 7})
+    with pytest.raises(NeverHappened, match=r"after 0\.05 seconds; no node is working"):
+        await tq.finished(job)
+    with pytest.raises(NeverHappened, match=r"after 0\.05 seconds; no node is working"):
+        await tq.wait_for(AttemptStarted)
+
+
+async def test_a_job_is_cancelled_wherever_it_is(tq: QueueUnderTest) -> None:
+    pending = await tq.enqueue("import", {"seconds": 600})
+    assert (await tq.cancel(pending)).status == "cancelled"
+    await tq.start()
+    await tq.start()
+    running = await tq.enqueue("import", {"seconds": 600})
+    await tq.wait_for(AttemptStarted, job=running)
+    assert (await tq.cancel(running.id, wait="5s")).status == "cancelled"
+    done = await tq.enqueue("remind", {"user": 7})
+    await tq.finished(done)
+    with pytest.raises(WrongStatus, match="is completed; it cannot be cancelled"):
+        await tq.cancel(done)
+    with pytest.raises(JobNotFound):
+        await tq.cancel("nope")
 
 
 async def test_events_are_recorded_and_can_be_waited_for(tq: QueueUnderTest) -> None:
@@ -232,6 +463,31 @@ async def test_events_are_recorded_and_can_be_waited_for(tq: QueueUnderTest) -> 
         await tq.wait_for(AttemptStarted, job=job, within="1d")
     assert len(tq.events.of(AttemptEnded, outcome="failed")) == 4
     assert [event.job.type for event in tq.events.of(JobEnqueued)] == ["charge"]
+
+
+async def test_events_are_found_by_parts_of_what_their_jobs_hold(tq: QueueUnderTest) -> None:
+    await tq.start()
+    await tq.enqueue("remind", {"user": 7, "urgent": True})
+    ended = await tq.wait_for(AttemptEnded, payload={"user": 7}, result="reminded 7")
+    assert tq.events.of(AttemptEnded, payload={"user": ANYTHING}, progress={"total": 2}) == [ended]
+    assert tq.events.of(AttemptEnded, payload=ended.job.payload) == [ended]
+    assert tq.events.of(AttemptEnded, payload={"user": 8}) == []
+    assert tq.events.of(AttemptEnded, payload={"users": 7}) == []
+
+
+async def test_a_question_that_no_event_could_answer_is_refused(tq: QueueUnderTest) -> None:
+    with pytest.raises(TypeError, match=r"of AttemptEnded nothing is known of outcom; did you mean outcome"):
+        tq.events.of(AttemptEnded, outcom="failed")
+    with pytest.raises(TypeError, match="of JobsRescued nothing is known of type"):
+        await tq.wait_for(JobsRescued, type="remind")
+    with pytest.raises(ValueError, match="'fail' is no outcome; there are completed, failed"):
+        tq.events.of(AttemptEnded, outcome="fail")
+    with pytest.raises(ValueError, match="'complete' is no status; there are pending"):
+        await tq.wait_for(AttemptStarted, status="complete")
+    with pytest.raises(TypeError, match="'AttemptStarted' is no event; there are NodeStarted"):
+        await tq.wait_for("AttemptStarted")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="int is no event"):
+        tq.events.of(int)  # type: ignore[type-var]
 
 
 async def test_http_is_answered_in_process(tq: QueueUnderTest) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.testing.handlers import handlers
 from trioqueue import Handlers
 from trioqueue.testing import ServerUnderTest
-from trioqueue.testing.server import HandlersNotFound
+from trioqueue.testing.errors import AlreadyRunning, HandlersNotFound
 
 
 @pytest.fixture
@@ -43,6 +43,8 @@ def test_a_real_server_runs_jobs_and_ends_well(tq_server: ServerUnderTest) -> No
 
 def test_a_killed_server_starts_again_with_its_jobs(tq_server: ServerUnderTest) -> None:
     job = call(tq_server, "/jobs", {"type": "import", "payload": {"seconds": 0.2}})
+    with pytest.raises(AlreadyRunning, match=r"stop\(\) or kill\(\) it before"):
+        tq_server.start()
     assert tq_server.kill() == -9
     tq_server.start()
     assert finished(tq_server, job["id"])["status"] == "completed"

@@ -1,17 +1,25 @@
 """What can be made to go wrong: the store, a node, a lease, the clock. And a year that passes."""
 
+import math
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
+from threading import Event
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.testing.handlers import handlers
 from trioqueue import Handlers
+from trioqueue.clock import held_clock, is_held, jumping_clock, run_in_thread
 from trioqueue.errors import StoreUnavailable
 from trioqueue.events import AttemptEnded, AttemptLost, AttemptStarted, JobsRescued, StoreFailed
-from trioqueue.testing import QueueUnderTest
+from trioqueue.testing import Place, QueueUnderTest, TestClock
 from trioqueue.testing.clock import seconds_of
+from trioqueue.testing.cluster import Cluster
 
 
 @pytest.fixture
@@ -88,6 +96,27 @@ async def test_a_fault_that_nobody_needs_any_more_is_cleared(tq: QueueUnderTest)
     await tq.enqueue("remind", {"user": 7})
 
 
+async def test_an_outage_that_was_cleared_is_over(tq: QueueUnderTest) -> None:
+    with tq.faults.outage():
+        tq.faults.clear()
+        await tq.enqueue("remind", {"user": 7})
+    outage = tq.faults.outage()
+    outage.__enter__()
+    tq.faults.clear()
+    assert not outage.__exit__(None, None, None)
+
+
+async def test_of_two_outages_each_ends_by_itself(tq: QueueUnderTest) -> None:
+    with tq.faults.outage():
+        with tq.faults.outage():
+            tq.faults.fail_next("enqueue")
+        with pytest.raises(StoreUnavailable):
+            await tq.enqueue("remind", {"user": 7})
+    with pytest.raises(StoreUnavailable):
+        await tq.enqueue("remind", {"user": 7})
+    await tq.enqueue("remind", {"user": 7})
+
+
 async def test_a_misspelt_fault_is_refused(tq: QueueUnderTest) -> None:
     with pytest.raises(ValueError, match="'comit' is no call of a store; use commit, enqueue, claim"):
         tq.faults.fail_next("comit")
@@ -124,6 +153,17 @@ async def test_a_stopped_node_gives_its_job_back_at_once(tq: QueueUnderTest) -> 
     assert (await tq.drain()).completed == 1
 
 
+async def test_nodes_that_stop_together_do_not_hand_their_jobs_to_each_other(tq: QueueUnderTest) -> None:
+    first = await tq.start(worker_count=1)
+    job = await tq.enqueue("import", {"seconds": 90})
+    await tq.wait_for(AttemptStarted, job=job)
+    second = await tq.start(worker_count=1)
+    await tq.stop()
+    assert first.stopped.is_set()
+    assert second.stopped.is_set()
+    assert await outcomes(tq, job.id) == ["released"]
+
+
 async def test_nodes_can_be_killed_and_started_all_day(tq: QueueUnderTest) -> None:
     random = Random(1)
     jobs = [await tq.enqueue("import", {"seconds": random.randrange(60)}) for _ in range(30)]
@@ -142,7 +182,7 @@ async def test_a_lost_lease_stops_the_attempt_and_drops_its_outcome(tq: QueueUnd
     await tq.start(lease_seconds=30)
     job = await tq.enqueue("import", {"seconds": 90})
     await tq.wait_for(AttemptStarted, job=job)
-    await tq.lose_lease(job)
+    await tq.lose_lease(job.id)
     lost = await tq.wait_for(AttemptLost, job=job)
     assert trio.current_time() == 0
     assert lost.outcome == "released"
@@ -163,7 +203,7 @@ def test_durations_are_written_as_in_the_settings() -> None:
     assert [seconds_of(text) for text in ("90", "90s", "5m", "12h", "3d", "1w", 1.5)] == [
         90, 90, 300, 43_200, 259_200, 604_800, 1.5,
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="write a duration as a number of seconds or like 30s, 5m"):
+    with pytest.raises(ValueError, match="write a number of seconds, 30s, 5m"):
         seconds_of("3 days")
 
 
@@ -192,6 +232,100 @@ async def test_time_stands_still_while_it_is_held(tq: QueueUnderTest) -> None:
     with tq.clock.held():
         await trio.to_thread.run_sync(sum, range(1000))
     assert trio.current_time() == 0
+
+
+async def advance_beside_a_thread(clock: TestClock, duration: str) -> None:
+    """Begin to advance while a thread works and holds time."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_in_thread, lambda: Event().wait(0.05))
+        await wait_all_tasks_blocked()
+        assert is_held()
+        await clock.advance(duration)
+
+
+def test_time_that_is_held_is_advanced_when_it_is_let_go() -> None:
+    """On a clock that does not jump by itself, too."""
+    for threshold in (math.inf, 0):
+        clock = MockClock(autojump_threshold=threshold)
+
+        async def story() -> float:
+            await advance_beside_a_thread(TestClock(), "10s")
+            return trio.current_time()
+
+        assert trio.run(story, clock=clock) == 10
+        assert clock.autojump_threshold == threshold
+
+
+def test_those_who_advance_at_once_reach_their_ends_each() -> None:
+    clock = MockClock()
+    reached = []
+
+    async def advance(seconds: int) -> None:
+        await TestClock().advance(seconds)
+        reached.append((seconds, trio.current_time()))
+
+    async def story() -> None:
+        async with trio.open_nursery() as nursery:
+            for seconds in (10, 5):
+                nursery.start_soon(advance, seconds)
+        await wait_all_tasks_blocked()
+
+    trio.run(story, clock=clock)
+    assert reached == [(5, 5), (10, 10)]
+    assert clock.autojump_threshold == math.inf
+
+
+def test_time_does_not_pass_while_it_is_held_though_somebody_advances_it() -> None:
+    async def story() -> None:
+        with held_clock():
+            with trio.fail_after(1), jumping_clock():
+                await run_in_thread(lambda: Event().wait(0.02))
+            assert trio.current_time() == 0
+
+    trio.run(story, clock=MockClock())
+
+
+async def test_a_duration_that_is_none_moves_nothing(tq: QueueUnderTest) -> None:
+    with pytest.raises(ValueError, match="'3 days' is no duration; write a number of seconds, 30s"):
+        await tq.clock.advance("3 days")
+    with pytest.raises(ValueError, match="negative"):
+        await tq.clock.advance(-1)
+    with pytest.raises(ValueError, match="'3 days' is no duration; write a number of seconds, 30s"):
+        tq.clock.jump("3 days")
+    assert trio.current_time() == 0
+
+
+# The test itself
+
+
+def test_a_store_that_a_test_has_broken_does_not_hide_how_the_test_failed(tmp_path: Path) -> None:
+    queue = QueueUnderTest(Place(f"sqlite:///{tmp_path}/jobs.db"), handlers=handlers)
+
+    async def story() -> None:
+        await queue.enqueue("remind", {"user": 7})
+        with closing(sqlite3.connect(tmp_path / "jobs.db")) as database:
+            database.execute("ALTER TABLE jobs RENAME TO gone")
+        raise LookupError("what the test wanted to say")
+
+    with pytest.raises(LookupError, match="what the test wanted to say"):
+        queue.run(story)
+    title, text = queue.report()[0]
+    assert title == "trioqueue jobs"
+    assert text.startswith("the jobs cannot be listed: ")
+    assert "no such table: jobs" in text
+
+
+def test_whatever_goes_wrong_at_the_end_the_stores_are_closed() -> None:
+    cluster = Cluster(Place("memory:"), TestClock(), settings={})
+
+    async def story() -> None:
+        await cluster.start(handlers)
+
+    async def before_the_end() -> None:
+        raise LookupError("at the end")
+
+    with pytest.raises(LookupError, match="at the end"):
+        trio.run(lambda: cluster.run(story, before_the_end=before_the_end), clock=MockClock())
 
 
 # A year

@@ -20,25 +20,27 @@ class Client:
 
     def __init__(self, find_node: Callable[[], Awaitable[Node]]) -> None:
         self._find_node = find_node
-        self._face = Face()
-        self._site = Site(lambda: cast(Hosted, self._face))
+        self._serving = ServingNode()
+        self._site = Site(lambda: cast(Hosted, self._serving))
         self._hosting = ExitStack()
-        self._hosting.enter_context(self._site.hosting(cast(Hosted, self._face)))
+        self._hosting.enter_context(self._site.hosting(cast(Hosted, self._serving)))
         add_routes(self._site)
 
     async def request(self, method: str, path: str, **options: Any) -> Response:
         """Any request, as in `request("POST", "/jobs", json={…}, headers={…})`."""
-        self._face.node = await self._find_node()
+        self._serving.node = await self._find_node()
         return await self._site.test_client().open(path, method=method, **options)
 
     async def get(self, path: str, **options: Any) -> Response:
+        """As in `get("/jobs", query_string={"status": "dead"})`."""
         return await self.request("GET", path, **options)
 
     async def post(self, path: str, **options: Any) -> Response:
+        """As in `post("/jobs", json={"type": "charge", "payload": {"order": 7}})`."""
         return await self.request("POST", path, **options)
 
 
-class Face:
+class ServingNode:
     """Whichever node serves requests at the moment."""
 
     node: Node

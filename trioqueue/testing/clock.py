@@ -1,16 +1,15 @@
 """The time of a test: move it, let its wall clock step, hold it still."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
-from trioqueue.clock import Clock, current_clock, held_clock, is_virtual
+from trioqueue.clock import Clock, current_clock, held_clock, is_held, is_virtual, jumping_clock
 from trioqueue.config import parse_duration
-from trioqueue.testing.errors import NoVirtualTime
+from trioqueue.testing.errors import NoVirtualTime, not_running
 
 Duration = str | float | timedelta
 """`90`, `"90s"`, `"5m"`, `"12h"`, `"3d"`, `"1w"` or a timedelta."""
@@ -20,10 +19,15 @@ THREADS_LOOK_SECONDS = 0.002
 
 
 def seconds_of(duration: Duration) -> float:
-    """The length of `duration`; raises ValueError for a text that is none."""
+    """The length of `duration`; raises ValueError for what is none."""
     if isinstance(duration, timedelta):
         return duration.total_seconds()
-    return float(str(parse_duration(duration)))
+    try:
+        return float(str(parse_duration(duration)))
+    except ValueError:
+        raise ValueError(
+            f"{duration!r} is no duration; write a number of seconds, 30s, 5m, 12h, 3d, 1w or a timedelta"
+        ) from None
 
 
 class TestClock:
@@ -47,17 +51,14 @@ class TestClock:
 
         What is due at the very end of `duration` has begun when this returns. With an `autojump_clock`
         it is `trio.sleep` and a little more; it works as well with one that does not jump by itself.
+
+        Raises `NoVirtualTime` in real time, ValueError for a text that is no duration or a negative one.
         """
-        clock = self._mock("tq.clock.advance()")
+        self._need_virtual_time("tq.clock.advance()")
+        seconds = seconds_of(duration)
         self._moved()
-        jumps_itself = clock.autojump_threshold < math.inf or is_held()
-        if not jumps_itself:
-            clock.autojump_threshold = 0
-        try:
-            await trio.sleep(seconds_of(duration))
-        finally:
-            if not jumps_itself:
-                clock.autojump_threshold = math.inf
+        with jumping_clock():
+            await trio.sleep(seconds)
         await quiet()
 
     def jump(self, duration: Duration) -> None:
@@ -65,8 +66,10 @@ class TestClock:
 
         Trio's own time goes on as if nothing had happened, and so do sleeps and timeouts; what is due
         and which lease has expired is for the wall clock to say.
+
+        Raises `NoVirtualTime` in real time, ValueError for a text that is no duration.
         """
-        self._mock("tq.clock.jump()")
+        self._need_virtual_time("tq.clock.jump()")
         self._step += timedelta(seconds=seconds_of(duration))
         self._moved()
 
@@ -87,16 +90,11 @@ class TestClock:
         """Call `listener` whenever somebody begins to move the time."""
         self._moved = listener
 
-    def _mock(self, wish: str) -> MockClock:
-        clock = trio.lowlevel.current_clock()
-        if not isinstance(clock, MockClock):
+    def _need_virtual_time(self, wish: str) -> None:
+        if not trio.lowlevel.in_trio_run():
+            raise not_running(wish)
+        if not is_virtual():
             raise NoVirtualTime(wish)
-        return clock
-
-
-def is_held() -> bool:
-    """Whether virtual time stands still, because a thread or a database is at work."""
-    return bool(getattr(trio.lowlevel.current_clock(), "_trioqueue_holds", 0))
 
 
 async def quiet() -> None:

@@ -15,6 +15,7 @@ import trio
 
 from trioqueue.clock import WallClock
 from trioqueue.config import load_settings
+from trioqueue.errors import UnknownType
 from trioqueue.events import Event, Events
 from trioqueue.health import Health
 from trioqueue.jobs.handlers import Handlers
@@ -26,24 +27,17 @@ from trioqueue.store.memory import MemoryStore
 from trioqueue.store.open import open_store
 from trioqueue.store.protocol import Hint, Store
 from trioqueue.testing.clock import TestClock, quiet
-from trioqueue.testing.errors import NoHandlers, NotRunning
+from trioqueue.testing.errors import NoHandlers, not_running
 from trioqueue.testing.faults import Faults, FaultyStore
 from trioqueue.testing.log import EventLog
 from trioqueue.testing.place import Place
+from trioqueue.testing.settings import USUAL, check_settings
 from trioqueue.web.lifespan import sole_cause
 
 T = TypeVar("T")
 
-USUAL: Mapping[str, Any] = {
-    "grace_seconds": 0,
-    "log_level": "error",  # the events are written down already
-    "relaxed_durability": True,
-    "retention": "5000d",  # a test that lives for years asks at its end what has become of the jobs
-}
-"""What is else than in a service."""
-
 OBSERVER = NodeId("test")
-ASIDE = NodeId("aside")
+SCRATCH = NodeId("scratch")
 
 CLOSING_SECONDS = 60.0
 """A store that has not closed by then is left to the end of the Trio run."""
@@ -70,6 +64,7 @@ class Cluster:
     """Every node that a test has started."""
 
     def __init__(self, place: Place, clock: TestClock, *, settings: Mapping[str, Any]) -> None:
+        check_settings(settings)
         self.place = place
         self.faults = Faults()
         self.events = EventLog(clock.now)
@@ -79,11 +74,11 @@ class Cluster:
         self._settings = {**USUAL, **settings}
         self._nursery: trio.Nursery | None = None
         self._running: list[Running] = []
-        self._front: Node | None = None
-        self._door: Service | None = None
+        self._node_without_workers: Node | None = None
+        self._service_without_node: Service | None = None
         self._rest: Rest | None = None
         """Nobody rests here; but who stirs one rest stirs all of them."""
-        self._starting_front = trio.Lock()
+        self._starting_for_http = trio.Lock()
         self._opening_shared = trio.Lock()
         self._stores: dict[str, Opened] = {}
         self._memory: MemoryStore | None = None
@@ -100,9 +95,17 @@ class Cluster:
         return [running.node for running in self._running if self._is_at_work(running)]
 
     @property
+    def registries(self) -> list[Handlers]:
+        """Every registry of the test: of nodes that live, of the next node, of former nodes."""
+        former = (running.node.handlers for running in self._running)
+        known = (*(node.handlers for node in self.nodes), self.handlers, *former)
+        return [handlers for handlers in dict.fromkeys(known) if handlers is not None]
+
+    @property
     def types(self) -> frozenset[str]:
-        """The types that there are handlers for."""
-        return frozenset() if self.handlers is None else frozenset(self.handlers.types)
+        """Those that some node works on; while none lives, those that the next one would."""
+        working = [node.handlers for node in self.nodes] or self.registries[:1]
+        return frozenset(type for handlers in working for type in handlers.types)
 
     async def run(
         self, function: Callable[[], Awaitable[T]], *, before_the_end: Callable[[], Awaitable[None]]
@@ -113,24 +116,27 @@ class Cluster:
             async with trio.open_nursery() as nursery:
                 self._nursery, self._is_ending = nursery, False
                 self._rest = Rest(Health())
-                await self.observer()  # whatever else the test does finds the file or the schema there
                 try:
+                    await self.observer()  # whatever else the test does finds the file or the schema there
                     result = await function()
                 except BaseException as error:  # noqa: ASYNC103
                     failure = error  # raised below: the nursery would wrap it in a group
                 with trio.CancelScope(shield=True):
-                    await before_the_end()
-                    await self._end()
+                    try:
+                        await before_the_end()
+                    finally:  # whatever happens: the stores wait for it, and the nursery for them
+                        await self._end()  # noqa: ASYNC102 — shielded above
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise sole_cause(group) from None
+            cause = sole_cause(group)
+            if failure is None or _was_cancelled(failure) or not isinstance(cause, Exception):
+                raise cause from None
+            failure.add_note(f"Then its end went wrong, too: {cause!r}")
         finally:
-            if self._rest is not None:
-                self._rest.close()
             self._nursery = self._rest = None
             self._running.clear()
             self._stores.clear()
-            self._front = self._door = None
+            self._node_without_workers = self._service_without_node = None
         if failure is not None:
             raise failure
         return result
@@ -148,8 +154,9 @@ class Cluster:
             await opened.closed.wait()
 
     async def start(self, handlers: Handlers | None = None, **settings: Any) -> Node:
-        """Start another node. Its handlers are those of the cluster from now on."""
+        """Start another node. Its handlers are those of the next one, too, unless that is given others."""
         nursery = self._living_in("tq.start()")
+        check_settings(settings)
         if handlers is not None:
             self.handlers = handlers
         if self.handlers is None:
@@ -170,24 +177,36 @@ class Cluster:
         await nursery.start(node.run)
         return node
 
-    async def face(self) -> Node:
+    async def node_for_http(self) -> Node:
         """The node that clients talk to: one with workers if there is one, else one without."""
         if self.nodes:
             return self.nodes[0]
-        async with self._starting_front:
-            if self._front is None:
-                self._front = await self.start(worker_count=0)
-        return self._front
+        self.check_running("tq.client")
+        async with self._starting_for_http:
+            if self._node_without_workers is None:
+                self._node_without_workers = await self.start(worker_count=0)
+        return self._node_without_workers
 
-    async def door(self) -> Service:
-        """Where jobs come in. It needs no node, so that where nothing runs nothing costs time either."""
-        if self.nodes or self._front is not None:
-            return (await self.face()).service
-        if self._door is None or self._door.handlers is not self.handlers:
-            self._door = await self._make_door()
-        return self._door
+    async def service(self, type: str | None = None) -> Service:
+        """Takes jobs in, those of `type`: that of a node which has a handler for them, if one lives.
 
-    async def _make_door(self) -> Service:
+        It needs no node, so that where nothing runs nothing costs time either. Raises `UnknownType`
+        when nodes live and none of them knows the type.
+        """
+        for node in self.nodes:
+            if type is None or type in node.handlers.types:
+                return node.service
+        if self.nodes and type is not None:
+            raise UnknownType(type, sorted(self.types))
+        idle = self._node_without_workers
+        if idle is not None and idle.handlers is self.handlers:
+            return idle.service
+        alone = self._service_without_node
+        if alone is None or alone.handlers is not self.handlers:
+            alone = self._service_without_node = await self._make_service()
+        return alone
+
+    async def _make_service(self) -> Service:
         if self.handlers is None:
             raise NoHandlers
         events = Events()
@@ -208,9 +227,11 @@ class Cluster:
         return getattr(load_settings(**self._settings), name)
 
     async def stop(self, node: Node | None = None) -> None:
-        """Shut a node down, as by SIGTERM, and wait until it has ended."""
-        for each in [node] if node is not None else self.nodes:
+        """Shut a node down, or all of them at once, as by SIGTERM, and wait until it has ended."""
+        stopping = [node] if node is not None else self.nodes
+        for each in stopping:  # all of them first: none is to take over what another gives back
             each.stop()
+        for each in stopping:
             await each.stopped.wait()
 
     async def kill(self, node: Node | None = None) -> None:
@@ -238,11 +259,12 @@ class Cluster:
         """The store as it is, past every fault."""
         return await self._shared(OBSERVER, self.place)
 
-    async def aside(self) -> Store:
+    async def scratch_store(self) -> Store:
         """A store of the same kind that none of the nodes knows."""
-        return await self._shared(ASIDE, self.place.aside)
+        return await self._shared(SCRATCH, self.place.scratch)
 
     async def _shared(self, name: NodeId, place: Place) -> Store:
+        self.check_running("tq")  # before the lock, which needs Trio itself
         async with self._opening_shared:
             if name not in self._stores:
                 await self._open(name, place)
@@ -304,12 +326,23 @@ class Cluster:
         if not self._is_ending and (running.store is None or not running.store.is_dead):
             self.events.record(event)
 
+    def check_running(self, wish: str) -> None:
+        """Raise unless this is called in the Trio run that the nodes can live in."""
+        self._living_in(wish)
+
     def _living_in(self, wish: str) -> trio.Nursery:
         if self._nursery is None or not trio.lowlevel.in_trio_run():
-            raise NotRunning(wish)
+            raise not_running(wish)
         return self._nursery
 
     def _is_at_work(self, running: Running) -> bool:
         if running.store is None or running.store.is_dead or running.node.stopped.is_set():
             return False
         return running.node.workers > 0 and not running.node.draining.is_set()
+
+
+def _was_cancelled(failure: BaseException) -> bool:
+    """Whether a test has ended only because something else has failed: a node for example."""
+    if isinstance(failure, BaseExceptionGroup):
+        return all(map(_was_cancelled, failure.exceptions))
+    return isinstance(failure, trio.Cancelled)

@@ -7,23 +7,18 @@ from dataclasses import dataclass, field
 
 import trio
 
+from trioqueue.clock import is_virtual
 from trioqueue.events import AttemptEnded, Event, JobsExpired, JobsRescued
 from trioqueue.jobs.job import AttemptOutcome, JobId, Status
 from trioqueue.store.protocol import Store
 from trioqueue.testing.clock import quiet
 from trioqueue.testing.cluster import Cluster
+from trioqueue.testing.errors import NotDrained
 
 DUE_SECONDS = 0.001
 """What is due so soon is due: floating-point time and microseconds differ by less."""
 
 FAILURES = (AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT)
-
-
-class NotDrained(AssertionError):
-    """There was always more to do, or something did not end."""
-
-    def __init__(self, seconds: float, jobs: str) -> None:
-        super().__init__(f"not drained after {seconds / 86_400:.3g} days of virtual time; left:\n{jobs}")
 
 
 @dataclass(slots=True)
@@ -38,10 +33,13 @@ class Tally:
     cancelled: int = 0
     dead: int = 0
 
-    def add(self, outcome: AttemptOutcome, status: Status) -> None:
+    def add_attempt(self, outcome: AttemptOutcome, status: Status) -> None:
         self.attempts += 1
         self.failures += outcome in FAILURES
         self.snoozes += outcome is AttemptOutcome.SNOOZED
+        self.add_status(status)
+
+    def add_status(self, status: Status) -> None:
         self.completed += status is Status.COMPLETED
         self.cancelled += status is Status.CANCELLED
         self.dead += status is Status.DEAD
@@ -74,7 +72,7 @@ async def drain(cluster: Cluster, *, with_delayed: bool, longest_seconds: float)
                     break
                 await cluster.events.longer_than(length)
     if patience.cancelled_caught:
-        raise NotDrained(longest_seconds, await _left(store))
+        raise NotDrained(longest_seconds, await _left(store), is_virtual=is_virtual())
     return _tally(cluster.events.since(place), cluster.events.types)
 
 
@@ -98,15 +96,15 @@ def _tally(events: Sequence[Event], types: Mapping[JobId, str]) -> Drained:
         match event:
             case AttemptEnded(job=job, outcome=outcome, status=status):
                 for tally in (drained, by_type[job.type]):
-                    tally.add(outcome, status)
-            case JobsRescued(job_ids=job_ids, dead_ids=dead_ids):
+                    tally.add_attempt(outcome, status)
+            case JobsRescued(job_ids=job_ids, dead_ids=dead_ids, cancelled_ids=cancelled_ids):
+                ended = dict.fromkeys(dead_ids, Status.DEAD) | dict.fromkeys(cancelled_ids, Status.CANCELLED)
                 for job_id in job_ids:
-                    status = Status.DEAD if job_id in dead_ids else Status.PENDING
                     for tally in (drained, by_type[types[job_id]]):
-                        tally.add(AttemptOutcome.LOST, status)
+                        tally.add_attempt(AttemptOutcome.LOST, ended.get(job_id, Status.PENDING))
             case JobsExpired(job_ids=job_ids):
                 for job_id in job_ids:
                     for tally in (drained, by_type[types[job_id]]):
-                        tally.dead += 1
+                        tally.add_status(Status.DEAD)
     drained.by_type = dict(by_type)
     return drained

@@ -4,8 +4,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from enum import EnumType
+from typing import Any, TypeVar, get_args
 
+import msgspec
 import trio
 
 from trioqueue.events import (
@@ -18,8 +20,14 @@ from trioqueue.events import (
 )
 from trioqueue.jobs.job import Job, JobId
 from trioqueue.jobs.outcome import first_line
+from trioqueue.testing.errors import unknown
+from trioqueue.testing.jobs import as_json, json_misses
+from trioqueue.testing.perform import decoded
 
-Kind = TypeVar("Kind", bound=Event)
+E = TypeVar("E", bound=Event)
+
+JOB_FIELDS = {"job", "job_id", "job_ids"}
+JSON_FIELDS = ("payload", "result", "progress")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,7 @@ class EventLog:
 
     @property
     def records(self) -> list[Recorded]:
+        """The events, each with the time when it was published."""
         return list(self._records)
 
     @property
@@ -60,18 +69,22 @@ class EventLog:
         return self._types
 
     def record(self, event: Event) -> None:
+        """Write an event down, now, and wake whoever waits for it. For nodes to call."""
         if isinstance(event, JobEnqueued | AttemptStarted):
             self._types[event.job.id] = event.job.type
         self._records.append(Recorded(self._now(), event))
         news, self._news = self._news, trio.Event()
         news.set()
 
-    def of(self, kind: type[Kind], **fields: object) -> list[Kind]:
-        """Those of one kind, as in `of(AttemptEnded, type="charge", outcome="failed")`.
+    def of(self, event_class: type[E], **fields: object) -> list[E]:
+        """Those of one class, as in `of(AttemptEnded, type="charge", outcome="failed")`.
 
-        `fields` are the event's own or its job's; `job` and `job_id` take a job or an id.
+        `fields` are the event's own or its job's; `job` and `job_id` take a job or an id. A `payload`,
+        `result` or `progress` may be a part, as in `assert_enqueued`. Raises TypeError for fields that
+        neither the event nor its job has, ValueError for an outcome or a status that there is none of.
         """
-        return [event for event in self if isinstance(event, kind) and matches(event, fields)]
+        fields = wanted_fields(event_class, fields)
+        return [event for event in self if isinstance(event, event_class) and matches(event, fields)]
 
     def since(self, place: int) -> list[Event]:
         """What was recorded after the first `place` events."""
@@ -82,12 +95,16 @@ class EventLog:
         while len(self) <= length:
             await self._news.wait()
 
-    async def first(self, kind: type[Kind], **fields: object) -> Kind:
-        """Wait for an event; each is returned once only, so one that has just happened is not missed."""
+    async def first(self, event_class: type[E], **fields: object) -> E:
+        """Wait for an event; each is returned once only, so one that has just happened is not missed.
+
+        Raises as `of` does.
+        """
+        fields = wanted_fields(event_class, fields)
         begin = 0
         while True:
             for place, event in enumerate(self.since(begin), begin):
-                if place not in self._returned and isinstance(event, kind) and matches(event, fields):
+                if place not in self._returned and isinstance(event, event_class) and matches(event, fields):
                     self._returned.add(place)
                     return event
             begin = len(self)
@@ -103,7 +120,29 @@ class EventLog:
         return "\n".join(lines) or "nothing has happened"
 
 
-def matches(event: Event, fields: dict[str, object]) -> bool:
+def wanted_fields(event_class: Any, fields: Mapping[str, object]) -> dict[str, object]:
+    """The fields to look for, with JSON as it is found there. Raises for what no such event can have."""
+    if event_class not in get_args(Event):
+        said = event_class.__name__ if isinstance(event_class, type) else repr(event_class)
+        raise TypeError(f"{said} is no event; there are {', '.join(e.__name__ for e in get_args(Event))}")
+    own = {field.name: field.type for field in msgspec.structs.fields(event_class)}
+    of_job = {field.name: field.type for field in msgspec.structs.fields(Job)} if "job" in own else {}
+    known = {**of_job, **own, **(dict.fromkeys(("job", "job_id")) if own.keys() & JOB_FIELDS else {})}
+    for name, value in fields.items():
+        if name not in known:
+            raise TypeError(f"of {event_class.__name__} {unknown(name, known)}")
+        choices = known[name]
+        if isinstance(choices, EnumType) and value not in list(choices):
+            raise ValueError(f"{value!r} is no {name}; there are {', '.join(choices)}")
+    return {name: as_json(value) if _is_value(name, value) else value for name, value in fields.items()}
+
+
+def _is_value(name: str, value: object) -> bool:
+    """Whether it is to be looked for in JSON that a job keeps. Bytes are its text."""
+    return name in JSON_FIELDS and not isinstance(value, bytes)
+
+
+def matches(event: Event, fields: Mapping[str, object]) -> bool:
     """Whether the event, or its job, has these values."""
     job = getattr(event, "job", None)
     for name, wanted in fields.items():
@@ -115,7 +154,10 @@ def matches(event: Event, fields: dict[str, object]) -> bool:
         elif hasattr(event, name):
             if getattr(event, name) != wanted:
                 return False
-        elif getattr(job, name, None) != wanted:
+        elif _is_value(name, wanted):
+            if json_misses(wanted, decoded(getattr(job, name)), name):
+                return False
+        elif getattr(job, name) != wanted:
             return False
     return True
 

@@ -1,6 +1,6 @@
 """Runs one attempt of a handler as a worker would, and says what it came to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -9,6 +9,7 @@ import msgspec
 import trio
 
 from trioqueue.clock import Clock
+from trioqueue.errors import UnknownType
 from trioqueue.events import Events
 from trioqueue.health import Health
 from trioqueue.jobs import codec
@@ -49,7 +50,7 @@ class Performed:
 
 
 async def perform(
-    handlers: Handlers,
+    registries: Sequence[Handlers],
     type: TypeOrHandler,
     payload: object,
     *,
@@ -63,17 +64,24 @@ async def perform(
 ) -> Performed:
     """Run one attempt of a job that only `store` knows. The payload becomes JSON and back on the way.
 
-    Raises `UnknownType` or `InvalidJob` as the door of the service would.
+    Raises `UnknownType` or `InvalidJob` as `enqueue` does, ValueError for an attempt that there cannot be.
     """
-    handler = find(handlers, type)
+    handler = find(registries, type)
+    if max_attempts is not None and not 1 <= max_attempts <= 1000:
+        raise ValueError(f"max_attempts={max_attempts} is not from 1 to 1000")
+    most = max_attempts or handler.max_attempts
+    if not 1 <= attempt <= most:
+        raise ValueError(f"attempt={attempt} is not from 1 to {most}, the job's max_attempts")
+    if timeout_seconds is not None and timeout_seconds <= 0:
+        raise ValueError(f"timeout_seconds={timeout_seconds} must be positive")
     text = codec.encode(payload)
     handler.parse(codec.decode_kept(text))
+    id = new_job_id(clock.now(), random)
     new = NewJob(
-        id=new_job_id(clock.now(), random),
-        type=handler.type,
+        id=id,
+        type=f"{handler.type} {id}",  # so that who claims gets this job, and none of another perform
         payload=text,
-        priority=-1_000,
-        max_attempts=max_attempts or handler.max_attempts,
+        max_attempts=most,
         timeout_seconds=timeout_seconds or handler.timeout_seconds,
     )
     await store.enqueue([new])
@@ -82,23 +90,29 @@ async def perform(
         rest = Rest(health)
         leases = Leases(store, NODE, lease_seconds=LEASE_SECONDS, health=health, events=Events(), rest=rest)
         nursery.start_soon(leases.run)
-        try:
+        with rest.shared():
             performed = await _attempt(
-                leases, handler, attempt, store=store, clock=clock, max_result_bytes=max_result_bytes
+                leases, new, handler, attempt, store=store, clock=clock, max_result_bytes=max_result_bytes
             )
-        finally:
-            rest.close()
         nursery.cancel_scope.cancel()
     return performed
 
 
 async def _attempt(
-    leases: Leases, handler: Handler, attempt: int, *, store: Store, clock: Clock, max_result_bytes: int
+    leases: Leases,
+    new: NewJob,
+    handler: Handler,
+    attempt: int,
+    *,
+    store: Store,
+    clock: Clock,
+    max_result_bytes: int,
 ) -> Performed:
     asked_at = trio.current_time()
-    types = frozenset({handler.type})
+    types = frozenset({new.type})
     [claim] = await store.claim(node=NODE, types=types, limit=1, lease_seconds=leases.lease_seconds)
-    claim = msgspec.structs.replace(claim, job=msgspec.structs.replace(claim.job, attempt=attempt))
+    job = msgspec.structs.replace(claim.job, type=handler.type, attempt=attempt)
+    claim = msgspec.structs.replace(claim, job=job)
     leases.hold([claim], asked_at=asked_at)
     held = leases.begin(claim)
     assert held is not None
@@ -139,14 +153,17 @@ def decoded(text: Json | None) -> Any:
     return None if text is None else codec.decode_kept(text)
 
 
-def find(handlers: Handlers, type: TypeOrHandler) -> Handler:
-    """The handler of a type, or of a function, which need not have been registered."""
-    if isinstance(type, str):
-        return handlers.find(type)
-    for name in handlers.types:
-        handler = handlers.find(name)
-        if handler.function is type:
+def find(registries: Sequence[Handlers], type: TypeOrHandler) -> Handler:
+    """The handler of a type, or of a function, which need not have been registered.
+
+    The first registry that has it wins. Raises `UnknownType` for a type that none has.
+    """
+    handlers = [registry.find(name) for registry in registries for name in registry.types]
+    for handler in handlers:
+        if type in (handler.type, handler.function):
             return handler
+    if isinstance(type, str):
+        raise UnknownType(type, sorted({handler.type for handler in handlers}))
     alone = Handlers()
     alone.handler(type.__name__)(type)
     return alone.find(type.__name__)

@@ -22,17 +22,21 @@ MARKER = """\
 trioqueue(store=None, real_time=False, settings=None): how the fixtures tq and tq_server begin. \
 store: sqlite, memory or the URL of a PostgreSQL database; settings: fields of trioqueue's settings."""
 
+WORDS = ("store", "real_time", "settings")
+DEFAULT_STORE = "sqlite"
+
 STORE_HELP = "where the fixtures tq and tq_server keep jobs: sqlite, memory or postgresql://…"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("trioqueue")
     group.addoption("--tq-store", metavar="STORE", default=None, help=STORE_HELP)
-    parser.addini("tq_store", STORE_HELP, default="sqlite")
+    parser.addini("tq_store", STORE_HELP, default=DEFAULT_STORE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
+    _checked(_store(config, {}))
 
 
 # Fixtures
@@ -49,11 +53,14 @@ def tq(
     request: pytest.FixtureRequest, tmp_path: Path, tq_handlers: "Handlers | None"
 ) -> Iterator["QueueUnderTest"]:
     """A whole trioqueue of the test's own: in process, on a fresh store, in virtual time."""
+    from trioqueue.testing.errors import AsyncHypothesis
     from trioqueue.testing.place import open_place
     from trioqueue.testing.queue import QueueUnderTest
 
+    if _is_async_hypothesis(request.node):
+        raise AsyncHypothesis
     wishes = _wishes(request.node)
-    with open_place(_store(request.config, wishes), tmp_path) as place:
+    with open_place(_checked(_store(request.config, wishes)), tmp_path) as place:
         yield QueueUnderTest(
             place,
             handlers=tq_handlers,
@@ -74,7 +81,7 @@ def tq_server(
     directory = tmp_path / "tq_server"
     directory.mkdir()
     with (
-        open_place(_store(request.config, wishes), directory) as place,
+        open_place(_checked(_store(request.config, wishes)), directory) as place,
         open_server(tq_handlers, place, directory, wishes.get("settings") or {}) as server,
     ):
         yield server
@@ -84,14 +91,47 @@ def _wishes(item: pytest.Item) -> dict[str, Any]:
     """What the markers say; the closest one wins, word by word."""
     wishes: dict[str, Any] = {}
     for marker in item.iter_markers("trioqueue"):
+        if marker.args:
+            said = ", ".join(map(repr, marker.args))
+            raise pytest.UsageError(f"the marker trioqueue takes words only, not {said}: write store={said}")
         wishes = {**marker.kwargs, **wishes}
-    if unknown := wishes.keys() - {"store", "real_time", "settings"}:
-        raise pytest.UsageError(f"the marker trioqueue knows nothing of {', '.join(sorted(unknown))}")
+    _check_wishes(wishes)
     return wishes
+
+
+def _check_wishes(wishes: dict[str, Any]) -> None:
+    from trioqueue.testing.errors import unknown
+    from trioqueue.testing.settings import check_settings
+
+    for word in wishes:
+        if word not in WORDS:
+            raise pytest.UsageError(f"in the marker trioqueue {unknown(word, WORDS)}")
+    try:
+        check_settings(wishes.get("settings") or {})
+    except TypeError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _store(config: pytest.Config, wishes: dict[str, Any]) -> str:
     return str(wishes.get("store") or config.getoption("--tq-store") or config.getini("tq_store"))
+
+
+def _checked(store: str) -> str:
+    """The name of a store; UsageError when it is none."""
+    if store != DEFAULT_STORE:
+        from trioqueue.testing.place import check_store
+
+        try:
+            check_store(store)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+    return store
+
+
+def _is_async_hypothesis(item: pytest.Item) -> bool:
+    """Whether Hypothesis calls this test, and it would have to be awaited."""
+    of_hypothesis = getattr(getattr(item, "obj", None), "hypothesis", None)
+    return inspect.iscoroutinefunction(getattr(of_hypothesis, "inner_test", None))
 
 
 # Where it runs
@@ -135,7 +175,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if name != "trio":
         from trioqueue.testing.errors import NotTrio
 
-        raise NotTrio
+        raise NotTrio(anyio=True)
     function = pyfuncitem.obj
 
     @wraps(function)
@@ -172,8 +212,8 @@ def _queue_of(item: pytest.Item) -> "QueueUnderTest | None":
     return queue
 
 
-def _ours(item: pytest.Item, fixture: str, module: str, kind: str) -> Any:
+def _ours(item: pytest.Item, fixture: str, module: str, class_name: str) -> Any:
     """The value of a fixture if it is ours: a project may have one of the same name."""
     value = getattr(item, "funcargs", {}).get(fixture)
     loaded = sys.modules.get(f"trioqueue.testing.{module}")
-    return value if loaded is not None and isinstance(value, getattr(loaded, kind)) else None
+    return value if loaded is not None and isinstance(value, getattr(loaded, class_name)) else None

@@ -1,6 +1,6 @@
 """What the fixture `tq` is: a whole trioqueue inside of a test, and the questions that tests ask of it."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from random import Random
 from typing import Any, TypeVar, Unpack
@@ -8,6 +8,8 @@ from typing import Any, TypeVar, Unpack
 import trio
 from trio.testing import MockClock
 
+from trioqueue.errors import UnknownType
+from trioqueue.jobs import codec
 from trioqueue.jobs.handlers import Handlers
 from trioqueue.jobs.job import Attempt, Job, JobId, Status
 from trioqueue.node import Node
@@ -17,18 +19,19 @@ from trioqueue.testing.client import Client
 from trioqueue.testing.clock import Duration, TestClock, seconds_of
 from trioqueue.testing.cluster import Cluster
 from trioqueue.testing.drain import Drained, drain
-from trioqueue.testing.errors import NoHandlers
+from trioqueue.testing.errors import NestedRun, NoHandlers, unknown
 from trioqueue.testing.faults import Faults
 from trioqueue.testing.jobs import SHOWN, Query, SeenJob, Wanted, nearest, seen, table
-from trioqueue.testing.log import EventLog, Kind
+from trioqueue.testing.log import E, EventLog
 from trioqueue.testing.perform import Performed, TypeOrHandler
 from trioqueue.testing.place import Place
-from trioqueue.wire import JobRequest
+from trioqueue.testing.waiting import A_CENTURY, until_finished, until_happened
+from trioqueue.wire import JobRequest, parse_job_request
 
 T = TypeVar("T")
 
 PAGE = 500
-A_CENTURY = 100 * 365 * 86_400.0
+OPTIONS = ("delay", *(field for field in JobRequest.__struct_fields__ if field not in ("type", "payload")))
 
 
 class QueueUnderTest:
@@ -65,6 +68,8 @@ class QueueUnderTest:
 
         May be called again: the same store, and time goes on where it stood.
         """
+        if trio.lowlevel.in_trio_run():
+            raise NestedRun
         return trio.run(self.hosted, story, *arguments, clock=self.trio_clock)
 
     async def hosted(self, story: Callable[..., Awaitable[T]], *arguments: Any) -> T:
@@ -73,10 +78,14 @@ class QueueUnderTest:
 
     async def _remember_the_jobs(self) -> None:
         """For the report of a failure: afterwards nobody can ask any more."""
-        with trio.move_on_after(5):
-            store = await self._cluster.observer()
-            page = await store.list(JobFilter(), limit=SHOWN)
-            self._table = table([seen(job) for job in page.jobs], more=page.next_cursor is not None)
+        self._table = "the store has not answered"
+        try:
+            with trio.move_on_after(5):
+                store = await self._cluster.observer()
+                page = await store.list(JobFilter(), limit=SHOWN)
+                self._table = table([seen(job) for job in page.jobs], more=page.next_cursor is not None)
+        except Exception as error:  # the test may have broken the store; how it has failed says more
+            self._table = f"the jobs cannot be listed: {error!r}"
 
     def report(self) -> list[tuple[str, str]]:
         """What to print when a test has failed: titles and texts."""
@@ -103,7 +112,7 @@ class QueueUnderTest:
         """
         await self._cluster.kill(node)
 
-    async def lose_lease(self, job: Job) -> None:
+    async def lose_lease(self, job: Job | str) -> None:
         """Let the store refuse the claim that holds this job now, as if it had been rescued elsewhere.
 
         The attempt is stopped and what it comes to is dropped. The job runs again when the lease
@@ -111,7 +120,7 @@ class QueueUnderTest:
         """
         current = await self.job(job)
         if current.status is not Status.PROCESSING:
-            raise ValueError(f"job {job.id} is {current.status}: there is no lease to lose")
+            raise ValueError(f"job {current.id} is {current.status}: there is no lease to lose")
         for store in self._cluster.stores:
             store.lose(current)
 
@@ -122,7 +131,7 @@ class QueueUnderTest:
 
     @property
     def handlers(self) -> Handlers:
-        """Whose jobs may be enqueued."""
+        """Those of the node that is started next, and those whose jobs may be enqueued while none runs."""
         if self._cluster.handlers is None:
             raise NoHandlers
         return self._cluster.handlers
@@ -135,7 +144,7 @@ class QueueUnderTest:
     @cached_property
     def client(self) -> Client:
         """Talks HTTP to the first living node, in process."""
-        return Client(self._cluster.face)
+        return Client(self._cluster.node_for_http)
 
     @property
     def place(self) -> Place:
@@ -151,13 +160,18 @@ class QueueUnderTest:
 
         `type` may be the handler itself. Returns the job that is in the store now.
         """
+        for option in options:
+            if option not in OPTIONS:
+                raise TypeError(f"{unknown(option, OPTIONS)} A payload is one dict")
         if delay is not None:
+            if "delay_seconds" in options:
+                raise ValueError("say delay or delay_seconds, not both")
             options["delay_seconds"] = seconds_of(delay)
         name = self._type_of(type)
-        assert name is not None
-        request = JobRequest(type=name, payload={} if payload is None else payload, **options)
-        door = await self._cluster.door()
-        return seen((await door.enqueue(request)).job)
+        # Through JSON, so that it is the service's door that everything passes.
+        body = codec.encode({"type": name, "payload": {} if payload is None else payload, **options})
+        service = await self._cluster.service(name)
+        return seen((await service.enqueue(parse_job_request(body))).job)
 
     async def perform(
         self,
@@ -171,11 +185,11 @@ class QueueUnderTest:
         """Run one attempt with a real context, and say what it came to. The job is in no one's way.
 
         `type` may be the handler itself, registered or not. An error of the handler is part of the
-        answer; a payload that does not fit raises `InvalidJob`, as at the door.
+        answer; a payload that does not fit raises `InvalidJob`, as `enqueue` does.
         """
-        store = await self._cluster.aside()
+        store = await self._cluster.scratch_store()
         return await performing.perform(
-            self._cluster.handlers or Handlers(),
+            self._cluster.registries,
             type,
             {} if payload is None else payload,
             attempt=attempt,
@@ -205,31 +219,37 @@ class QueueUnderTest:
         store = await self._cluster.observer()
         return list(await store.attempts(_id_of(job)))
 
-    async def finished(self, job: Job | str, *, within: Duration = A_CENTURY) -> SeenJob:
-        """Wait until the job has ended. Raises `trio.TooSlowError`."""
-        self._cluster.stir()
-        with trio.fail_after(seconds_of(within)):
-            while True:
-                length = len(self.events)
-                current = await self.job(job)
-                if current.is_final:
-                    return current
-                await self.events.longer_than(length)
+    async def finished(self, job: Job | str, *, within: Duration | None = None) -> SeenJob:
+        """Wait until the job has ended: `within` a century of virtual time, 30 s of real time, or as said.
+
+        Raises `NeverHappened`, which is a `trio.TooSlowError`, and `JobNotFound`.
+        """
+        return await until_finished(self._cluster, _id_of(job), within=within)
+
+    async def cancel(self, job: Job | str, *, wait: Duration = 0) -> SeenJob:
+        """Stop a job for good, as `POST /jobs/<job_id>/cancel` does; waits so long until it has ended.
+
+        Returns the job as it is then: `cancelled` when nothing of it runs any more. Raises
+        `WrongStatus` when it had already ended in another way, `JobNotFound`.
+        """
+        service = await self._cluster.service()
+        return seen((await service.cancel(_id_of(job), wait_seconds=seconds_of(wait))).job)
 
     async def jobs(
         self,
         type: TypeOrHandler | None = None,
-        payload: Mapping[str, object] | None = None,
+        payload: object = None,
         **query: Unpack[Query],
     ) -> list[SeenJob]:
         """The jobs that are like this, the last enqueued first. See `assert_enqueued`."""
-        wanted = self._wanted(type, payload, query)
-        return [job for job in await self._all_jobs() if not wanted.misses(job)]
+        jobs = await self._all_jobs()
+        wanted = self._wanted(type, payload, query, jobs)
+        return [job for job in jobs if not wanted.misses(job)]
 
     async def assert_enqueued(
         self,
         type: TypeOrHandler | None = None,
-        payload: Mapping[str, object] | None = None,
+        payload: object = None,
         *,
         count: int | None = None,
         **query: Unpack[Query],
@@ -237,12 +257,17 @@ class QueueUnderTest:
         """There is a job like this, `count` of them if said; returns the one enqueued last.
 
         The `payload` may be a part of the job's: the keys that are named must be there, with these
-        values (or with `ANYTHING`). A job counts whatever has become of it, unless a `status` is asked
-        for, and as long as it is not pruned. `run_at` and `run_in` ask when it is due.
+        values (or with `ANYTHING`). It becomes JSON as that of a job does, so that a datetime finds its
+        text. A job counts whatever has become of it, unless a `status` is asked for, and as long as it
+        is not pruned. `run_at` and `run_in` ask when it is due.
+
+        Raises `UnknownType`, TypeError or ValueError for a question that no job could answer.
         """
         __tracebackhide__ = True
-        wanted = self._wanted(type, payload, query)
+        if count is not None and count < 1:
+            raise ValueError(f"count={count}: that there is none is said by refute_enqueued")
         jobs = await self._all_jobs()
+        wanted = self._wanted(type, payload, query, jobs)
         found = [job for job in jobs if not wanted.misses(job)]
         if not found or (count is not None and len(found) != count):
             number = "a job" if count is None else f"{count} of these jobs"
@@ -255,13 +280,14 @@ class QueueUnderTest:
     async def refute_enqueued(
         self,
         type: TypeOrHandler | None = None,
-        payload: Mapping[str, object] | None = None,
+        payload: object = None,
         **query: Unpack[Query],
     ) -> None:
-        """There is no job like this."""
+        """There is no job like this, though there could be. Raises as `assert_enqueued` does."""
         __tracebackhide__ = True
-        wanted = self._wanted(type, payload, query)
-        found = [job for job in await self._all_jobs() if not wanted.misses(job)]
+        jobs = await self._all_jobs()
+        wanted = self._wanted(type, payload, query, jobs)
+        found = [job for job in jobs if not wanted.misses(job)]
         if found:
             raise AssertionError(f"expected no such job: {wanted}\nThere is\n{table(found[:SHOWN])}")
 
@@ -272,15 +298,13 @@ class QueueUnderTest:
         """What every node has published so far."""
         return self._cluster.events
 
-    async def wait_for(self, kind: type[Kind], *, within: Duration = A_CENTURY, **fields: object) -> Kind:
+    async def wait_for(self, event_class: type[E], *, within: Duration | None = None, **fields: object) -> E:
         """Wait until an event has happened, as in `wait_for(AttemptStarted, type="import")`.
 
-        One that has happened already counts, and each is returned once only. Raises
-        `trio.TooSlowError`.
+        One that has happened already counts, and each is returned once only. Raises `NeverHappened`
+        as `finished` does, and for fields that no such event has what `events.of` raises.
         """
-        self._cluster.stir()
-        with trio.fail_after(seconds_of(within)):
-            return await self.events.first(kind, **fields)
+        return await until_happened(self._cluster, event_class, fields, within=within)
 
     async def _all_jobs(self) -> list[SeenJob]:
         store = await self._cluster.observer()
@@ -294,14 +318,16 @@ class QueueUnderTest:
                 return jobs
 
     def _wanted(
-        self, type: TypeOrHandler | None, payload: Mapping[str, object] | None, query: Query
+        self, type: TypeOrHandler | None, payload: object, query: Query, jobs: Sequence[SeenJob]
     ) -> Wanted:
-        return Wanted.like(self._type_of(type), payload, query, now=self.clock.now())
+        name = None if type is None else self._type_of(type)
+        known = {known for registry in self._cluster.registries for known in registry.types}
+        if known and name is not None and name not in known | {job.type for job in jobs}:
+            raise UnknownType(name, sorted(known))
+        return Wanted.like(name, payload, query, now=self.clock.now())
 
-    def _type_of(self, type: TypeOrHandler | None) -> str | None:
-        if type is None or isinstance(type, str):
-            return type
-        return performing.find(self.handlers, type).type
+    def _type_of(self, type: TypeOrHandler) -> str:
+        return type if isinstance(type, str) else performing.find(self._cluster.registries, type).type
 
 
 def _id_of(job: Job | str) -> JobId:

@@ -15,23 +15,13 @@ from typing import Any
 
 from trioqueue.config import LENIENT, PREFIX
 from trioqueue.jobs.handlers import Handlers
-from trioqueue.testing.errors import NoHandlers, TestMistake
+from trioqueue.testing.errors import AlreadyRunning, HandlersNotFound, NoHandlers
 from trioqueue.testing.place import Place
 
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 TRIES = 5
 """A port that is free may be taken before the server has it."""
-
-
-class HandlersNotFound(TestMistake):
-    """A process of its own can only be told a name, and these handlers have none."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "tq_server runs in a process of its own, which imports the handlers by their name: "
-            "they must be a global variable of a module, not made inside of a function"
-        )
 
 
 class ServerUnderTest:
@@ -50,6 +40,7 @@ class ServerUnderTest:
 
     @property
     def is_running(self) -> bool:
+        """Whether its process lives."""
         return self._process is not None and self._process.poll() is None
 
     def output(self) -> str:
@@ -57,29 +48,41 @@ class ServerUnderTest:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def start(self) -> None:
-        """Start it; returns once it listens. RuntimeError with its last words when it ends instead."""
+        """Start it again; returns once it listens.
+
+        Raises `AlreadyRunning` when it has not ended, RuntimeError with its last words when it ends
+        instead of listening.
+        """
+        if self.is_running:
+            raise AlreadyRunning
         begin = len(self.output())
         command = [sys.executable, "-m", "trioqueue", "serve"]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            process = self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=self._environment, cwd=self._directory
             )
         pause = threading.Event()
         for _ in range(int(START_SECONDS * 50)):
             if "trioqueue: listening on" in self.output()[begin:]:
                 return
-            if not self.is_running:
+            if process.poll() is not None:
                 break
             pause.wait(0.02)
         self.kill()
         raise RuntimeError(f"the server has not started:\n{self.output()[begin:]}")
 
     def stop(self) -> int:
-        """Shut it down as SIGTERM does; returns its exit code."""
+        """Shut it down as SIGTERM does; returns its exit code.
+
+        Raises `subprocess.TimeoutExpired` when it has not ended within 30 seconds; then it is killed.
+        """
         return self._end(signal.SIGTERM)
 
     def kill(self) -> int:
-        """As kill -9 does: nothing is said, nothing is finished."""
+        """As kill -9 does: nothing is said, nothing is finished. Returns its exit code, -9.
+
+        Raises `subprocess.TimeoutExpired` when it has not ended within 30 seconds.
+        """
         return self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> int:

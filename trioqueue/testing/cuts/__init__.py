@@ -25,7 +25,8 @@ from trioqueue.jobs.job import Status
 from trioqueue.testing.cuts.life import live
 from trioqueue.testing.cuts.subject import Cut, GaveUp, Life, Subject, World
 from trioqueue.testing.cuts.where import Line
-from trioqueue.testing.cuts.words import Fault, compare, result_of
+from trioqueue.testing.cuts.words import Finding, compare, result_of
+from trioqueue.testing.errors import CannotCut
 
 Function = Callable[..., object]
 
@@ -43,13 +44,13 @@ class CutReport:
     """At how many points each kind of cut was tried."""
     skipped: int = 0
     """Points between those that were tried, because of `limit_points`."""
-    faults: tuple[Fault, ...] = ()
+    findings: tuple[Finding, ...] = ()
     """For each kind of cut that did harm, the first point at which it did."""
 
     def __str__(self) -> str:
         runs = sum(self.tried.values())
         kinds = ", ".join(f"{cut} {number}" for cut, number in self.tried.items())
-        harm = "; ".join(map(str, self.faults)) or "nobody could tell"
+        harm = "; ".join(map(str, self.findings)) or "nobody could tell"
         sampled = f"; SAMPLED, {self.skipped} points were left out" if self.skipped else ""
         return f"{self.handler}: {self.points} points, cut {runs} times ({kinds}){sampled}: {harm}"
 
@@ -58,18 +59,14 @@ class NotRepeatable(AssertionError):
     """A cut did harm. The message tells where the first one fell, what came of it, and what helps."""
 
     def __init__(self, report: CutReport) -> None:
-        first, *others = report.faults
-        also = "".join(f"\nAlso {fault}" for fault in others)
+        first, *others = report.findings
+        also = "".join(f"\nAlso {finding}" for finding in others)
         super().__init__(
-            f"{report.handler} cannot be repeated: {first.kind.value}\n\n{first.story}"
+            f"{report.handler} cannot be repeated: {first.harm.value}\n\n{first.story}"
             + (also and f"\n{also}")
         )
         self.report = report
-        self.fault = first
-
-
-class CannotCut(Exception):
-    """There is nothing to compare with: the handler does not do the same in every run, or does not end."""
+        self.finding = first
 
 
 def cut_everywhere(
@@ -113,7 +110,7 @@ def cut_everywhere(
     )
     subject.handler.parse(codec.decode_kept(subject.payload))
     report = _apart(partial(_cut_everywhere, subject, wanted, limit_points))
-    if report.faults:
+    if report.findings:
         raise NotRepeatable(report)
     return report
 
@@ -124,23 +121,23 @@ def _cut_everywhere(subject: Subject, kinds: list[Cut], limit_points: int) -> Cu
     within = [point for point in range(1, undisturbed.steps + 1) if point not in ends]
     sampled = _sampled(within, limit_points)
     tried: dict[Cut, int] = {}
-    faults: list[Fault] = []
+    findings: list[Finding] = []
     for cut in EVERY_KIND:
         if cut not in kinds:
             continue
         tried[cut] = 0
         for point in undisturbed.ends if cut is Cut.DELIVERED_TWICE else sampled:
             tried[cut] += 1
-            fault = compare(cut, point, _live(subject, cut, point), undisturbed)
-            if fault is not None:
-                faults.append(fault)
+            finding = compare(cut, point, _live(subject, cut, point), undisturbed)
+            if finding is not None:
+                findings.append(finding)
                 break
     return CutReport(
         handler=_name(subject.handler.function),
         points=undisturbed.steps,
         tried=tried,
         skipped=len(within) - len(sampled),
-        faults=tuple(faults),
+        findings=tuple(findings),
     )
 
 

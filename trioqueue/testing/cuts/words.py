@@ -13,7 +13,7 @@ from trioqueue.testing.cuts.where import Line
 MOST_DIFFERENCES = 10
 
 
-class Kind(Enum):
+class Harm(Enum):
     """What is wrong, the worst first."""
 
     TWICE = "an effect happened twice"
@@ -25,7 +25,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Finding:
     """The first point at which one way of cutting did harm."""
 
     cut: Cut
@@ -33,12 +33,12 @@ class Fault:
     points: int
     where: tuple[Line, ...]
     """The lines at which the attempt waited when it was cut, the handler's first, then what it had called."""
-    kind: Kind
+    harm: Harm
     differences: tuple[str, ...]
     complaint: BaseException | None
 
     def __str__(self) -> str:
-        return f"{self.cut} at point {self.point} of {self.points}{self._place}: {self.kind.value}"
+        return f"{self.cut} at point {self.point} of {self.points}{self._place}: {self.harm.value}"
 
     @property
     def _place(self) -> str:
@@ -60,21 +60,21 @@ class Fault:
 
     @property
     def advice(self) -> str:
-        match self.kind:
-            case Kind.TWICE | Kind.MORE if self.cut is Cut.LEASE_LOST:
+        match self.harm:
+            case Harm.TWICE | Harm.MORE if self.cut is Cut.LEASE_LOST:
                 return ADVICE_CLEANUP
-            case Kind.TWICE | Kind.MORE if self.cut is Cut.OVERLAPPED:
+            case Harm.TWICE | Harm.MORE if self.cut is Cut.OVERLAPPED:
                 return ADVICE_OVERLAP
-            case Kind.TWICE | Kind.MORE:
+            case Harm.TWICE | Harm.MORE:
                 return ADVICE_TWICE
-            case Kind.LOST:
+            case Harm.LOST:
                 return ADVICE_LOST
-            case Kind.ENDED:
+            case Harm.ENDED:
                 return ADVICE_ENDED
-            case Kind.CHECK | Kind.RESULT:
+            case Harm.CHECK | Harm.RESULT:
                 return ADVICE_OTHER
             case _:
-                assert_never(self.kind)
+                assert_never(self.harm)
 
 
 STORIES = {
@@ -122,7 +122,7 @@ What helps: nobody should be able to tell that there was an earlier attempt. A r
 same can be kept with what was done, under `ctx.idempotency_key`."""
 
 
-def compare(cut: Cut, point: int, life: Life, undisturbed: Life) -> Fault | None:
+def compare(cut: Cut, point: int, life: Life, undisturbed: Life) -> Finding | None:
     """What the cut did; None if nobody can tell that there was one."""
     twice: list[str] = []
     more: list[str] = []
@@ -137,20 +137,20 @@ def compare(cut: Cut, point: int, life: Life, undisturbed: Life) -> Fault | None
     check = [] if life.complaint is None else [f"check(world): {_said(life.complaint)}"]
     ended, result = _ends(life, undisturbed)
     found = {
-        Kind.TWICE: twice,
-        Kind.MORE: more,
-        Kind.ENDED: ended,
-        Kind.LOST: lost,
-        Kind.CHECK: check,
-        Kind.RESULT: result,
+        Harm.TWICE: twice,
+        Harm.MORE: more,
+        Harm.ENDED: ended,
+        Harm.LOST: lost,
+        Harm.CHECK: check,
+        Harm.RESULT: result,
     }
-    kinds = [kind for kind, differences in found.items() if differences]
-    if not kinds:
+    harms = [harm for harm, differences in found.items() if differences]
+    if not harms:
         return None
-    differences = [difference for kind in kinds for difference in found[kind]]
+    differences = [difference for harm in harms for difference in found[harm]]
     if len(differences) > MOST_DIFFERENCES:
         differences[MOST_DIFFERENCES:] = [f"and {len(differences) - MOST_DIFFERENCES} more differences"]
-    return Fault(cut, point, undisturbed.steps, life.where, kinds[0], tuple(differences), life.complaint)
+    return Finding(cut, point, undisturbed.steps, life.where, harms[0], tuple(differences), life.complaint)
 
 
 def result_of(job: Job) -> object:
