@@ -4,6 +4,7 @@ Red means that a person or a supervisor should act: work waits, workers are free
 claims; a loop has made no turn for too long; the store cannot be written.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ LOOP_SECONDS = 60.0
 
 STALL_SECONDS = 10.0
 """Due work may wait this long beside free workers before nobody is said to claim it."""
+
+RECOVERY_SECONDS = 3.0
+"""So long after an outage nodes renew and settle first what they could not: nobody is taken for dead."""
 
 STORE_SECONDS = 15.0
 """The node writes to the store each five seconds; three misses are a failure even without an error."""
@@ -42,6 +46,7 @@ class Health:
         self._turns: dict[str, float] = {}
         self._resting: set[str] = set()
         self._written_at: float | None = None
+        self._recovered_at = -math.inf
         self._store_error: str | None = None
         self._overdue_seconds = 0.0
         self._overdue_seen_at = 0.0
@@ -78,11 +83,17 @@ class Health:
         self._store_error = None
         if self.store_away.is_set():
             self.store_away = trio.Event()
+            self._recovered_at = trio.current_time()
 
     def store_failed(self, reason: str) -> None:
         """A call could not reach the store."""
         self._store_error = reason
         self.store_away.set()
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether an outage of the store has ended only just now."""
+        return trio.current_time() < self._recovered_at + RECOVERY_SECONDS
 
     @property
     def is_live(self) -> bool:

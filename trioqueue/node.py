@@ -70,7 +70,8 @@ class Node:
 
     What it needs of the world comes from outside, so that a simulation can give it another one: its
     identity, the wall time, randomness, threads and subprocesses, the store. `lazy`: its loops rest
-    while nothing happens, see `runtime.rest`; by default under virtual time only.
+    while nothing happens, see `runtime.rest`; by default under virtual time only. `let_through`: errors
+    that end the node although they were raised inside of a handler, because they are not its own.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Node:
         spawner: Spawner | None = None,
         open_store: OpenStore | None = None,
         lazy: bool | None = None,
+        let_through: tuple[type[BaseException], ...] = (),
     ) -> None:
         self.id = id or new_node_id(socket.gethostname(), os.getpid(), SystemRandom())
         self.draining = trio.Event()
@@ -103,6 +105,7 @@ class Node:
         self._spawner = spawner or MachineSpawner()
         self._open_store = open_store or Node._open_named_store
         self._rest = Rest(self.health, lazy=lazy)
+        self._let_through = let_through
         self._stopping = trio.Event()
         self._cutting = trio.Event()
         self._ended = False
@@ -276,6 +279,7 @@ class Node:
                 max_result_bytes=self._settings.max_payload_bytes,
                 clock=self._clock,
                 events=self.events,
+                let_through=self._let_through,
             )
             for number in range(1, count + 1)
         ]

@@ -2,6 +2,7 @@
 
 import math
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ from tests.runtime.troubled import ALICE, Hands, rang
 from trioqueue import Context, Handlers
 from trioqueue.clock import current_clock
 from trioqueue.jobs.job import Claim, Status
-from trioqueue.jobs.outcome import Cancelled, TimedOut
+from trioqueue.jobs.outcome import Cancelled, Failed, TimedOut
 from trioqueue.runtime.attempt import run_attempt
 from trioqueue.runtime.leases import Cause, Held, Limit
 from trioqueue.runtime.spawner import MachineSpawner
@@ -263,3 +264,32 @@ async def test_what_ended_while_it_waited_for_a_worker_never_begins(
 
     assert begun == []
     assert isinstance(outcome, Cancelled if ends == "by a cancel" else TimedOut)
+
+
+async def test_an_error_that_is_not_the_handlers_own_is_let_through(
+    hands: Hands, autojump_clock: MockClock
+) -> None:
+    """Ctrl-C in a test must not become a failed attempt, however deep the handler's nurseries are."""
+    handlers = Handlers()
+
+    @handlers.handler("noop")
+    async def noop(ctx: Context) -> None:
+        async with trio.open_nursery():
+            raise KeyboardInterrupt
+
+    [held] = await hands.run()
+    spawner = MachineSpawner()
+    context = Context(held.claim, held, 1, hands.store, current_clock(), spawner, max_result_bytes=100)
+    attempt = partial(
+        run_attempt,
+        held,
+        context,
+        handlers,
+        spawner=spawner,
+        threads=trio.CapacityLimiter(1),
+        max_result_bytes=100,
+    )
+    assert isinstance(await attempt(), Failed)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await attempt(let_through=(KeyboardInterrupt,))
+    assert isinstance(caught.value.exceptions[0], KeyboardInterrupt)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -180,3 +181,45 @@ async def test_what_comes_a_thousand_times_is_said_a_few_times_and_counted(
     assert failed[5]["error"] == "ValueError: no"
     dead = [line for line in lines if "are dead" in line["event"]]
     assert (dead[0]["jobs"], len(dead[0]["job_ids"])) == (500, 10)
+
+
+@pytest.mark.parametrize("store_url", ["memory:", "sqlite"])
+@pytest.mark.parametrize("seconds", range(6, 16))
+async def test_an_outage_longer_than_a_lease_counts_no_crash_for_those_who_live(
+    start_node: StartNode,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    store_url: str,
+    seconds: int,
+) -> None:
+    """When it is over, all leases have expired; a rescue comes after their holders have had their say."""
+    handlers = Handlers()
+
+    @handlers.handler("long")
+    async def long(ctx: Context) -> None:
+        await trio.sleep(20)
+
+    url = store_url if store_url == "memory:" else f"sqlite:///{tmp_path}/jobs.db"
+    nodes = [
+        await start_node(handlers, store=url, lease_seconds=5, grace_seconds=0, worker_count=2, lazy=False)
+        for _ in range(1 if store_url == "memory:" else 2)
+    ]
+    jobs = [await nodes[0].enqueue("long") for _ in range(3)]
+    await trio.sleep(7)
+
+    async def away(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise StoreUnavailable("locked")
+
+    with monkeypatch.context() as outage:
+        for node in nodes:
+            # Not rescue: its turn may come at the very moment when the store is back.
+            for call in ("settle", "claim", "renew", "beat", "expire", "prune", "release"):
+                outage.setattr(node.node.service._store, call, away)
+        await trio.sleep(seconds)
+
+    for job in jobs:
+        ended = await nodes[0].finished(job)
+        assert (ended.status, ended.crash_count) == (Status.COMPLETED, 0)
+        assert set(await nodes[0].outcomes(ended)) <= {"released", "completed"}

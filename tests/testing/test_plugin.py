@@ -294,6 +294,26 @@ async def test_it(tq, monkeypatch):
     result.stdout.fnmatch_lines(["*LoopDied: the dispatcher loop failed 6 times within a minute"])
 
 
+@pytest.mark.parametrize("call", ["drain()", "perform('ends')", "start(); await tq.clock.advance(9)"])
+@pytest.mark.parametrize("error", ["pytest.fail('too late')", "pytest.skip('not here')"])
+def test_what_ends_a_test_ends_it_although_a_handler_runs(
+    run_project: RunProject, call: str, error: str
+) -> None:
+    """As the timeout of a plugin does, which is raised in whatever runs: not the handler's own error."""
+    story = f"""
+@handlers.handler("ends")
+async def ends(ctx):
+    {error}
+
+async def test_it(tq):
+    await tq.enqueue("ends")
+    await tq.{call}
+"""
+    result = run_project(story)
+    expected = {"failed": 1} if "fail" in error else {"skipped": 1}
+    result.assert_outcomes(**expected)
+
+
 def test_a_skip_is_a_skip(run_project: RunProject) -> None:
     story = """
 async def test_it(tq):

@@ -40,8 +40,12 @@ async def run_attempt(
     spawner: Spawner,
     threads: trio.CapacityLimiter,
     max_result_bytes: int,
+    let_through: tuple[type[BaseException], ...] = (),
 ) -> Outcome:
-    """Run the handler of the claim's job within its limit and its lease; returns what it came to."""
+    """Run the handler of the claim's job within its limit and its lease; returns what it came to.
+
+    An error of one of the types `let_through` is not the handler's: it is raised.
+    """
     job = held.claim.job
     scope = trio.CancelScope()
     try:
@@ -52,16 +56,19 @@ async def run_attempt(
     held.begin(scope, limit_of(held))
     if scope.cancel_called:  # its end came while it waited: nothing of it shall happen
         return _name_cancellation(held)
-    outcome = await _run_in(
-        scope, held, _call(handler, context, arguments, spawner, threads), max_result_bytes
-    )
+    call = _call(handler, context, arguments, spawner, threads)
+    outcome = await _run_in(scope, held, call, max_result_bytes, let_through)
     if held.settled is not None:
         return _committed(held.settled, outcome, context)
     return outcome
 
 
 async def _run_in(
-    scope: trio.CancelScope, held: Held, call: Coroutine[Any, Any, object], max_result_bytes: int
+    scope: trio.CancelScope,
+    held: Held,
+    call: Coroutine[Any, Any, object],
+    max_result_bytes: int,
+    let_through: tuple[type[BaseException], ...],
 ) -> Outcome:
     try:
         with scope:
@@ -71,6 +78,8 @@ async def _run_in(
         # node itself is being cancelled, its own Cancelled comes from the checkpoint.
         if trio.current_effective_deadline() == -math.inf:
             await trio.lowlevel.checkpoint()  # noqa: ASYNC102
+        if any(isinstance(leaf, let_through) for leaf in _leaves(error)):
+            raise
         outcome: Outcome = _name(error)
     else:
         outcome = Released("stopped")

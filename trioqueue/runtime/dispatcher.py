@@ -19,6 +19,9 @@ PATIENCE_SECONDS = 1.0
 SHORTEST_WAIT_SECONDS = 0.02
 """Between two claims that found nothing."""
 
+LONGEST_WAIT_SECONDS = 1.0
+"""Between two claims while the store is away."""
+
 SMOOTHING = 0.3
 """The weight of the newest measurement in a moving average."""
 
@@ -88,7 +91,8 @@ class Dispatcher:
                     await self._wait_for_work()
             except StoreUnavailable as error:
                 self._health.store_failed(error.reason)
-                await trio.sleep(self._poll_seconds * (0.5 + self._random.random()))
+                wait = min(self._poll_seconds, LONGEST_WAIT_SECONDS)
+                await trio.sleep(wait * (0.5 + self._random.random()))
 
     async def _claim(self, room: int) -> list[Claim]:
         asked_at = trio.current_time()

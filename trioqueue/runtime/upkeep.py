@@ -12,6 +12,7 @@ from typing import Never
 
 import trio
 
+from trioqueue.errors import StoreUnavailable
 from trioqueue.events import Events, JobsExpired, JobsPruned, JobsRescued
 from trioqueue.health import Health
 from trioqueue.jobs.job import NodeId, Status
@@ -104,7 +105,15 @@ class Upkeep:
         await supervisor.reach("beat", partial(self._store.beat, self._node, stopping=True))
 
     async def _rescue(self) -> None:
-        """As many batches as there are: a node that died may have held many."""
+        """As many batches as there are: a node that died may have held many.
+
+        Not at once after an outage that was longer than a lease: all leases have expired then, those
+        of living nodes, too, which come to renew and to settle as soon as they can.
+        """
+        if self._health.store_away.is_set():
+            raise StoreUnavailable("another call could not reach it")
+        if self._health.is_recovering:
+            return
         while jobs := await self._store.rescue(limit=RESCUE_BATCH):
             self._health.turn("rescue")
             self._spawner.kill_orphans()

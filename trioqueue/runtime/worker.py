@@ -36,6 +36,7 @@ class Worker:
         max_result_bytes: int,
         clock: Clock,
         events: Events,
+        let_through: tuple[type[BaseException], ...] = (),
     ) -> None:
         self.number = number
         self._store = store
@@ -45,6 +46,7 @@ class Worker:
         self._spawner = spawner
         self._threads = threads
         self._max_result_bytes = max_result_bytes
+        self._let_through = let_through
         self._clock = clock
         self._events = events
 
@@ -83,6 +85,7 @@ class Worker:
                 spawner=self._spawner,
                 threads=self._threads,
                 max_result_bytes=self._max_result_bytes,
+                let_through=self._let_through,
             )
         except Exception as error:  # a mistake of ours; every claim that was begun must be settled
             outcome = failed_from(error)

@@ -27,6 +27,7 @@ from trioqueue.store.memory import MemoryStore
 from trioqueue.store.open import open_store
 from trioqueue.store.protocol import Hint, Store
 from trioqueue.testing.clock import TestClock, quiet
+from trioqueue.testing.endings import ENDINGS
 from trioqueue.testing.errors import NoHandlers, not_running
 from trioqueue.testing.faults import Faults, FaultyStore
 from trioqueue.testing.log import EventLog
@@ -171,6 +172,7 @@ class Cluster:
             clock=self._clock.of_nodes(),
             random=Random(node_id),
             open_store=self._open_faulty,
+            let_through=ENDINGS,
         )
         self._running.append(Running(node))
         node.events.listen(partial(self._record, self._running[-1]))

@@ -23,6 +23,7 @@ from trioqueue.runtime.leases import Leases
 from trioqueue.runtime.rest import Rest
 from trioqueue.runtime.spawner import MachineSpawner
 from trioqueue.store.protocol import Store
+from trioqueue.testing.endings import ENDINGS
 
 NODE = NodeId("perform")
 LEASE_SECONDS = 30.0
@@ -125,6 +126,7 @@ async def _attempt(
         spawner=spawner,
         threads=trio.CapacityLimiter(1),
         max_result_bytes=max_result_bytes,
+        let_through=ENDINGS,
     )
     leases.finish()
     leases.end(held)
