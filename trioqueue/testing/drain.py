@@ -1,5 +1,6 @@
 """Runs everything that is due, and whatever comes of it, until nothing is left; then tells what happened."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -17,6 +18,9 @@ from trioqueue.testing.errors import NotDrained
 
 DUE_SECONDS = 0.001
 """What is due so soon is due: floating-point time and microseconds differ by less."""
+
+AGAIN_SECONDS = 1.0
+"""So soon it looks again whether a node has learnt what the store knows already."""
 
 FAILURES = (AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT)
 
@@ -68,9 +72,12 @@ async def drain(cluster: Cluster, *, with_delayed: bool, longest_seconds: float)
             while True:
                 await quiet()
                 length = len(cluster.events)
-                if not await _is_left(store, cluster.types, with_delayed=with_delayed):
+                is_left = await _is_left(store, cluster.types, with_delayed=with_delayed)
+                if not is_left and not any(node.leases_left for node in cluster.nodes):
                     break
-                await cluster.events.longer_than(length)
+                # An outcome may be recorded and the node not know it yet, when its answer was lost.
+                with trio.move_on_after(math.inf if is_left else AGAIN_SECONDS):
+                    await cluster.events.longer_than(length)
     if patience.cancelled_caught:
         raise NotDrained(longest_seconds, await _left(store), is_virtual=is_virtual())
     return _tally(cluster.events.since(place), cluster.events.types)
