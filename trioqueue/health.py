@@ -91,6 +91,11 @@ class Health:
         self.store_away.set()
 
     @property
+    def store_error(self) -> str | None:
+        """Why the store could not be reached, while that is the last news of it."""
+        return self._store_error
+
+    @property
     def is_recovering(self) -> bool:
         """Whether an outage of the store has ended only just now."""
         return trio.current_time() < self._recovered_at + RECOVERY_SECONDS

@@ -110,8 +110,8 @@ class Upkeep:
         Not at once after an outage that was longer than a lease: all leases have expired then, those
         of living nodes, too, which come to renew and to settle as soon as they can.
         """
-        if self._health.store_away.is_set():
-            raise StoreUnavailable("another call could not reach it")
+        if self._health.store_error is not None:
+            raise StoreUnavailable(self._health.store_error)
         if self._health.is_recovering:
             return
         while jobs := await self._store.rescue(limit=RESCUE_BATCH):
