@@ -156,6 +156,7 @@ async def test_a_second_try_that_breaks_off_leaves_the_doubt(store: Store, cable
     cable.loosen(2, kept=False)
     with doubtful():
         await enqueue(store)
+    assert await everything(store) == []
 
 
 async def test_a_second_try_that_certainly_failed_leaves_the_doubt_of_the_first(
@@ -412,7 +413,7 @@ async def test_of_claims_at_the_same_time_none_gives_back_what_another_took(
         for _ in range(5):
             nursery.start_soon(take)
     (claimed,) = taken
-    await settle(store, claimed, Completed())
+    assert (await settle(store, claimed, Completed())).status is Status.COMPLETED
 
 
 async def test_a_claim_that_runs_twice_for_a_guilty_neighbour_takes_each_job_once(

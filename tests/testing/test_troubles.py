@@ -94,6 +94,7 @@ async def test_a_fault_that_nobody_needs_any_more_is_cleared(tq: QueueUnderTest)
     tq.faults.fail_next("commit", 100)
     tq.faults.clear()
     await tq.enqueue("remind", {"user": 7})
+    await tq.assert_enqueued("remind", {"user": 7}, count=1)
 
 
 async def test_an_outage_that_was_cleared_is_over(tq: QueueUnderTest) -> None:
