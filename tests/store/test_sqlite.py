@@ -3,10 +3,13 @@
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
+from threading import Barrier
 from typing import Any
 
 import apsw
@@ -28,6 +31,7 @@ from trioqueue.store.sqlite.writer import Writer
 from trioqueue.testing.conformance import HandClock, claim, claim_one, enqueue, everything, new_job, settle
 
 NODE = NodeId("node")
+STARTING_AT_ONCE = 4
 
 
 @pytest.fixture
@@ -335,6 +339,20 @@ async def test_an_error_leaves_the_store_as_it_was_raised(path: Path, clock: Han
 
 
 # The file
+
+
+def prepare_together(path: Path, gate: Barrier) -> None:
+    gate.wait()
+    connections.prepare(path)
+
+
+def test_processes_that_start_at_once_create_the_file_together(tmp_path: Path) -> None:
+    # Threads here: between its connections SQLite locks a file as it does between processes.
+    with ThreadPoolExecutor(STARTING_AT_ONCE) as threads:
+        for number in range(20):
+            start = partial(prepare_together, tmp_path / f"jobs-{number}.db", Barrier(STARTING_AT_ONCE))
+            for starting in [threads.submit(start) for _ in range(STARTING_AT_ONCE)]:
+                starting.result()
 
 
 async def test_only_the_owner_can_read_the_files(path: Path, store: Store) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 
 import apsw
@@ -101,11 +102,27 @@ def connect_writer(path: Path, *, flushed: bool = True) -> apsw.Connection:
     If not, the last commits may be lost with the machine's power; the file is whole in any case.
     """
     connection = _connect(path, _wait_for_writer)
-    connection.pragma("journal_mode", "wal")
+    _write_ahead(connection)
     connection.pragma("synchronous", "full" if flushed else "normal")
     connection.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
     connection.pragma("journal_size_limit", WAL_LIMIT_BYTES)
     return connection
+
+
+def _write_ahead(connection: apsw.Connection) -> None:
+    """Switch the file to WAL mode, in which it then stays.
+
+    Of two connections that switch a new file at the same time SQLite refuses one at once, without
+    asking its busy handler, because neither could go on while both wait. Here it waits its turn.
+    """
+    for waited in count():
+        try:
+            connection.pragma("journal_mode", "wal")
+        except apsw.BusyError:
+            if not _wait_for_writer(waited):
+                raise
+        else:
+            return
 
 
 def connect_reader(path: Path) -> apsw.Connection:
