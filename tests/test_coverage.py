@@ -28,6 +28,7 @@ TESTS = [
     "tests/runtime/test_hostile_handlers.py",
     "tests/runtime/test_leases.py",
     "tests/runtime/test_renewals.py",
+    "tests/runtime/test_retries.py",
     "tests/runtime/test_settler.py",
     "tests/runtime/test_transactions.py",
     "tests/store/test_conformance.py",

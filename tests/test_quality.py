@@ -51,7 +51,7 @@ def test_imports_point_down() -> None:
 
 
 def test_the_exported_names_are_these() -> None:
-    assert sorted(trioqueue.__all__) == ["Context", "Handlers"]
+    assert sorted(trioqueue.__all__) == ["Context", "Handlers", "Retry"]
     assert all(hasattr(trioqueue, name) for name in trioqueue.__all__)
     assert (PACKAGE / "py.typed").exists()
 

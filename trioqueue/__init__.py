@@ -7,12 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trioqueue.jobs.backoff import Retry
     from trioqueue.jobs.handlers import Handlers
     from trioqueue.runtime.context import Context
 
-__all__ = ["Context", "Handlers"]
+__all__ = ["Context", "Handlers", "Retry"]
 
-HOMES = {"Context": "trioqueue.runtime.context", "Handlers": "trioqueue.jobs.handlers"}
+HOMES = {
+    "Context": "trioqueue.runtime.context",
+    "Handlers": "trioqueue.jobs.handlers",
+    "Retry": "trioqueue.jobs.backoff",
+}
 
 
 def __getattr__(name: str) -> object:

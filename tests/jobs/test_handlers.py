@@ -157,6 +157,11 @@ def test_limits_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
         Handlers().handler("a", **options)
 
 
+def test_a_retry_that_is_no_policy_is_refused() -> None:
+    with pytest.raises(TypeError, match="write retry=Retry"):
+        Handlers().handler("a", retry=5)  # type: ignore[arg-type]
+
+
 def test_signatures_that_json_cannot_fill_are_refused() -> None:
     def no_context() -> None: ...
 

@@ -6,6 +6,7 @@ from typing import Any, cast, get_args
 import pytest
 
 from tests.helpers import make_job
+from trioqueue.jobs.backoff import Retry
 from trioqueue.jobs.job import FINAL, Job, Json, Status
 from trioqueue.jobs.lifecycle import (
     CRASHES_ALLOWED,
@@ -189,3 +190,11 @@ def test_a_job_past_its_deadline_is_dead_and_says_what_went_before(before: str |
     assert after_deadline(make_job(attempt=1, crash_count=1, reason=before)) == Transition(
         status=Status.DEAD, attempt=1, crash_count=1, reason=reason
     )
+
+
+def test_a_failure_waits_by_its_own_policy_and_at_least_as_long_as_its_error_asked() -> None:
+    slow = Retry(base_seconds=10)
+    assert after_attempt(processing(attempt=2), Failed("no", retry=slow), 0).wait_seconds == 20
+    assert after_attempt(processing(attempt=2), TimedOut("slow", slow), 0).wait_seconds == 20
+    assert after_attempt(processing(), Failed("no", retry=slow, not_before_seconds=99), 0).wait_seconds == 99
+    assert after_attempt(processing(), Failed("no", retry=slow, not_before_seconds=5), 0).wait_seconds == 10

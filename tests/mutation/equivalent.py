@@ -2,12 +2,8 @@
 
 EQUIVALENT = {
     (
-        "trioqueue/jobs/backoff.py",
-        "exponent = min(max(attempt - 1, 0), 31)",
-    ): "the limit only keeps the power small; an hour is reached with 11",
-    (
         "trioqueue/jobs/lifecycle.py",
-        "wait_seconds = backoff_seconds(crashes - 2, jitter) if crashes > 1 else None",
+        "wait_seconds = DEFAULT_RETRY.wait_seconds(crashes - 2, jitter) if crashes > 1 else None",
     ): "only the second crash waits, and backoff counts from 1 at the least",
     (
         "trioqueue/jobs/outcome.py",

@@ -12,6 +12,7 @@ import msgspec
 
 from trioqueue.errors import InvalidJob, MalformedJson, UnknownType
 from trioqueue.jobs import codec
+from trioqueue.jobs.backoff import DEFAULT_RETRY, Retry
 from trioqueue.jobs.job import Json
 from trioqueue.jobs.pointer import locate
 
@@ -37,6 +38,7 @@ class Handler:
     context_name: str
     extra: Annotation | None
     """What `**options: T` accepts; None when the function takes no further keywords."""
+    retry: Retry = DEFAULT_RETRY
 
     def parse(self, payload: object) -> dict[str, Any]:
         """The keyword arguments for a decoded payload, or `InvalidJob` with a pointer below `/payload`."""
@@ -79,12 +81,18 @@ class Handlers:
         self._handlers: dict[str, Handler] = {}
 
     def handler(
-        self, type: str, *, timeout_seconds: float | None = None, max_attempts: int = 5
+        self,
+        type: str,
+        *,
+        timeout_seconds: float | None = None,
+        max_attempts: int = 5,
+        retry: Retry = DEFAULT_RETRY,
     ) -> Callable[[Function], Function]:
         """Register the decorated function for jobs of `type`.
 
         `timeout_seconds` limits each attempt, and `max_attempts` the attempts that may fail;
-        a job may ask for other values. Raises ValueError for a type that is taken or malformed,
+        a job may ask for other values. `retry` says how long a failed job waits, and after which
+        errors it is not tried again. Raises ValueError for a type that is taken or malformed,
         TypeError for a signature that cannot be filled from JSON.
         """
         if not isinstance(type, str):
@@ -97,6 +105,8 @@ class Handlers:
             raise ValueError(f"timeout_seconds={timeout_seconds!r} must be positive")
         if not 1 <= max_attempts <= 1000:
             raise ValueError(f"max_attempts={max_attempts!r} must be from 1 to 1000")
+        if not isinstance(retry, Retry):
+            raise TypeError("write retry=Retry(…), with the waits between attempts")
 
         def register(function: Function) -> Function:
             if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
@@ -114,6 +124,7 @@ class Handlers:
                 arguments=arguments,
                 context_name=next(iter(inspect.signature(function).parameters)),
                 extra=extra,
+                retry=retry,
             )
             return function
 

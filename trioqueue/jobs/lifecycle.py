@@ -7,7 +7,7 @@ rescuer and operators all go through it; stores only apply what it returns.
 from dataclasses import dataclass
 from typing import assert_never
 
-from trioqueue.jobs.backoff import backoff_seconds
+from trioqueue.jobs.backoff import DEFAULT_RETRY
 from trioqueue.jobs.job import AttemptOutcome, Job, Json, Status
 from trioqueue.jobs.outcome import Cancelled, Completed, Failed, Lost, Outcome, Released, Snoozed, TimedOut
 
@@ -67,10 +67,11 @@ def after_attempt(job: Job, outcome: Outcome, jitter: float) -> Transition:
             return _end(job, Status.CANCELLED, reason="cancelled", attempt=job.attempt - 1)
         case Failed(final=True):
             return _end(job, Status.DEAD, reason=outcome.reason)
-        case Failed():
-            return _after_failure(job, outcome.reason, jitter)
-        case TimedOut(error):
-            return _after_failure(job, error, jitter)
+        case Failed(retry=retry, not_before_seconds=not_before_seconds):
+            wait_seconds = max(retry.wait_seconds(job.attempt, jitter), not_before_seconds)
+            return _after_failure(job, outcome.reason, wait_seconds)
+        case TimedOut(error, retry):
+            return _after_failure(job, error, retry.wait_seconds(job.attempt, jitter))
         case Snoozed(seconds, reason):
             return _again(job, seconds, reason=reason or "snoozed")
         case Released(why):
@@ -88,14 +89,14 @@ def after_deadline(job: Job) -> Transition:
     )
 
 
-def _after_failure(job: Job, reason: str, jitter: float) -> Transition:
+def _after_failure(job: Job, reason: str, wait_seconds: float) -> Transition:
     if job.attempt >= job.max_attempts:
         return _end(job, Status.DEAD, reason=reason)
     return Transition(
         status=Status.PENDING,
         attempt=job.attempt,
         crash_count=job.crash_count,
-        wait_seconds=backoff_seconds(job.attempt, jitter),
+        wait_seconds=wait_seconds,
         reason=reason,
     )
 
@@ -104,7 +105,7 @@ def _after_crash(job: Job, node: str, jitter: float) -> Transition:
     crashes = job.crash_count + 1
     dead = crashes >= CRASHES_ALLOWED
     # The first crash is most often a deploy or a power cut: the job keeps its place in the queue.
-    wait_seconds = backoff_seconds(crashes - 1, jitter) if crashes > 1 else None
+    wait_seconds = DEFAULT_RETRY.wait_seconds(crashes - 1, jitter) if crashes > 1 else None
     return Transition(
         status=Status.DEAD if dead else Status.PENDING,
         attempt=max(job.attempt - 1, 0),

@@ -4,6 +4,7 @@ import traceback
 from dataclasses import dataclass
 from types import TracebackType
 
+from trioqueue.jobs.backoff import DEFAULT_RETRY, Retry
 from trioqueue.jobs.job import AttemptOutcome, Json
 
 REASON_CHARACTERS = 500
@@ -28,6 +29,10 @@ class Failed:
     final: bool = False
     summary: str | None = None
     """What it is in one line; None: the first line of `error` says it."""
+    retry: Retry = DEFAULT_RETRY
+    """How long the job waits, if attempts are left."""
+    not_before_seconds: float = 0.0
+    """It waits at least so long: the error asked for that."""
 
     @property
     def reason(self) -> str:
@@ -40,6 +45,7 @@ class TimedOut:
     """The attempt ran into the job's timeout or its deadline."""
 
     error: str
+    retry: Retry = DEFAULT_RETRY
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import trio
 
 from trioqueue.errors import InvalidInput, LeaseLost, MalformedJson, NotSupported
 from trioqueue.jobs import codec
+from trioqueue.jobs.backoff import Retry
 from trioqueue.jobs.handlers import Handler, Handlers, encode_result
 from trioqueue.jobs.job import Job
 from trioqueue.jobs.outcome import (
@@ -27,6 +28,7 @@ from trioqueue.jobs.outcome import (
     failed_from,
     storable,
 )
+from trioqueue.jobs.retry_after import retry_after_seconds
 from trioqueue.runtime.context import Context, SnoozeRequested
 from trioqueue.runtime.leases import Cause, Held, Limit
 from trioqueue.runtime.spawner import Spawner
@@ -55,9 +57,9 @@ async def run_attempt(
         return Failed(storable(str(error)), final=True)
     held.begin(scope, limit_of(held))
     if scope.cancel_called:  # its end came while it waited: nothing of it shall happen
-        return _name_cancellation(held)
+        return _name_cancellation(held, handler.retry)
     call = _call(handler, context, arguments, spawner, threads)
-    outcome = await _run_in(scope, held, call, max_result_bytes, let_through)
+    outcome = await _run_in(scope, held, call, handler.retry, max_result_bytes, let_through)
     if held.settled is not None:
         return _committed(held.settled, outcome, context)
     return outcome
@@ -67,6 +69,7 @@ async def _run_in(
     scope: trio.CancelScope,
     held: Held,
     call: Coroutine[Any, Any, object],
+    retry: Retry,
     max_result_bytes: int,
     let_through: tuple[type[BaseException], ...],
 ) -> Outcome:
@@ -80,10 +83,10 @@ async def _run_in(
             await trio.lowlevel.checkpoint()  # noqa: ASYNC102
         if any(isinstance(leaf, let_through) for leaf in _leaves(error)):
             raise
-        outcome: Outcome = _name(error)
+        outcome: Outcome = _name(error, retry)
     else:
         outcome = Released("stopped")
-    return _name_cancellation(held) if scope.cancel_called else outcome
+    return _name_cancellation(held, retry) if scope.cancel_called else outcome
 
 
 async def _call(
@@ -137,7 +140,7 @@ def _committed(settled: Job, outcome: Outcome, context: Context) -> Completed:
     return Completed(settled.result)
 
 
-def _name(error: BaseException) -> Outcome:
+def _name(error: BaseException, retry: Retry) -> Outcome:
     """What an error that left the handler means. Nurseries wrap what is raised inside of them."""
     leaves = list(_leaves(error))
     for leaf in leaves:
@@ -145,8 +148,24 @@ def _name(error: BaseException) -> Outcome:
             return Snoozed(leaf.seconds, leaf.reason)
     if _all(leaves, LeaseLost):
         return Released("the lease was lost")
-    failed = failed_from(error)
-    return replace(failed, final=True) if _all(leaves, NotSupported) else failed
+    errors = [leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)]
+    return _with_retry(failed_from(error), errors, retry)
+
+
+def _with_retry(failed: Failed, errors: list[BaseException], retry: Retry) -> Failed:
+    """What the handler's policy makes of it. Of several errors one that may be retried is enough, and
+    the most patient of them counts: the others are as good as certain to come again before."""
+    if not errors:
+        return failed
+    worth_it = [error for error in errors if not isinstance(error, NotSupported)]
+    policies = [policy for policy in map(retry.for_error, worth_it) if policy is not None]
+    if not policies:
+        return replace(failed, final=True)
+    return replace(
+        failed,
+        retry=max(policies, key=lambda policy: policy.base_seconds),
+        not_before_seconds=max(map(retry_after_seconds, errors)),
+    )
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -165,7 +184,7 @@ def _all(leaves: list[BaseException], kind: type[BaseException]) -> bool:
     return bool(others) and all(isinstance(leaf, kind) for leaf in others)
 
 
-def _name_cancellation(held: Held) -> Outcome:
+def _name_cancellation(held: Held, retry: Retry) -> Outcome:
     """Why the scope was cancelled: by somebody, by the node, or by one of its deadlines."""
     match held.cause:
         case Cause.CANCEL:
@@ -175,6 +194,6 @@ def _name_cancellation(held: Held) -> Outcome:
         case Cause.LOST:
             return Released("the lease was lost")
         case None if trio.current_time() >= held.limit.at:
-            return TimedOut(held.limit.words)
+            return TimedOut(held.limit.words, retry)
         case _:
             return Released("the lease could not be renewed in time")
