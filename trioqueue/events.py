@@ -42,6 +42,7 @@ class JobCancelled(msgspec.Struct, frozen=True, kw_only=True):
 
     job_id: JobId
     confirmed: bool
+    job: Job
 
 
 class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,8 @@ class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeId
     worker: int
     at: datetime
+    waited_seconds: float
+    """Since its `run_at`: by the store's clock until it was claimed, by the node's from there on."""
 
 
 class AttemptEnded(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +87,8 @@ class JobsRescued(msgspec.Struct, frozen=True, kw_only=True):
     """Those among them that are dead now: too many nodes went silent with them."""
     cancelled_ids: list[JobId] = []
     """Those among them that are cancelled now: they had been asked to stop."""
+    jobs: list[Job] = []
+    """All of them as they are now."""
 
 
 class JobsExpired(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +96,8 @@ class JobsExpired(msgspec.Struct, frozen=True, kw_only=True):
 
     node: NodeId
     job_ids: list[JobId]
+    jobs: list[Job] = []
+    """As they are now."""
 
 
 class JobsPruned(msgspec.Struct, frozen=True, kw_only=True):

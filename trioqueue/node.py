@@ -35,6 +35,7 @@ from trioqueue.health import Health
 from trioqueue.jobs.handlers import DemoHandlers, Handlers
 from trioqueue.jobs.job import NodeId
 from trioqueue.logs import Logs
+from trioqueue.metrics import Metrics
 from trioqueue.runtime.context import Context
 from trioqueue.runtime.dispatcher import Dispatcher
 from trioqueue.runtime.leases import Leases
@@ -93,6 +94,7 @@ class Node:
         self.grace_seconds = settings.grace_seconds
         self.health = Health()
         self.events = Events()
+        self.metrics = Metrics(self.id, workers=settings.worker_count, store=settings.store.partition(":")[0])
         self.handlers = (
             handlers if handlers is not None else DemoHandlers(partial(_simulate, settings.demo_seconds))
         )
@@ -185,6 +187,7 @@ class Node:
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         settings = self._settings
         self.events.listen(Logs(settings.log_format, settings.log_level).notice)
+        self.events.listen(self.metrics.notice)
         self.events.listen(self._stir)
         async with self._open_store(self) as store:
             upkeep = self._upkeep(store)
@@ -217,6 +220,11 @@ class Node:
             )
             self._service = self._make_service(store)
             self._watch(store, dispatcher, leases, pool)
+            self.metrics.watch(
+                busy=lambda: leases.running,
+                counts=self._service.counts,
+                due_in=partial(store.next_due_in, self._types),
+            )
             try:
                 async with trio.open_nursery() as background:
                     background.start_soon(supervisor.keep, "leases", leases.run)

@@ -14,6 +14,7 @@ from quart import Response, request
 
 from trioqueue.errors import ConfigError, StoreUnavailable
 from trioqueue.health import Health
+from trioqueue.metrics import Metrics
 from trioqueue.service import Service
 from trioqueue.web.limits import Limits
 from trioqueue.web.site import Site
@@ -47,6 +48,7 @@ class FakeNode:
         self.is_demo = False
         self.workers = 1
         self.health = Health.__new__(Health)
+        self.metrics = Metrics.__new__(Metrics)
         self.service = Service.__new__(Service)
         self.draining = trio.Event()
         self.stopped = trio.Event()

@@ -122,6 +122,7 @@ class Upkeep:
                 job_ids=[job.id for job in jobs],
                 dead_ids=[job.id for job in jobs if job.status is Status.DEAD],
                 cancelled_ids=[job.id for job in jobs if job.status is Status.CANCELLED],
+                jobs=list(jobs),
             )
             self._events.publish(rescued)
             if len(jobs) < RESCUE_BATCH:
@@ -131,7 +132,8 @@ class Upkeep:
         """End what can no longer be in time; as many batches as there are."""
         while jobs := await self._store.expire(limit=EXPIRE_BATCH):
             self._health.turn("expire")
-            self._events.publish(JobsExpired(node=self._node, job_ids=[job.id for job in jobs]))
+            expired = JobsExpired(node=self._node, job_ids=[job.id for job in jobs], jobs=list(jobs))
+            self._events.publish(expired)
             if len(jobs) < EXPIRE_BATCH:
                 break
 

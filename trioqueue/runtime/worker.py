@@ -7,7 +7,7 @@ import trio
 from trioqueue.clock import Clock
 from trioqueue.events import AttemptStarted, Events
 from trioqueue.jobs.handlers import Handlers
-from trioqueue.jobs.job import Claim
+from trioqueue.jobs.job import Claim, Job
 from trioqueue.jobs.outcome import failed_from
 from trioqueue.runtime.attempt import run_attempt
 from trioqueue.runtime.context import Context
@@ -66,7 +66,13 @@ class Worker:
             return  # it was given back while it waited in the channel
         started = trio.current_time()
         self._events.publish(
-            AttemptStarted(job=claim.job, node=claim.node, worker=self.number, at=self._clock.now())
+            AttemptStarted(
+                job=claim.job,
+                node=claim.node,
+                worker=self.number,
+                at=self._clock.now(),
+                waited_seconds=_waited_until_claimed(claim.job) + started - held.held_at,
+            )
         )
         context = Context(
             claim,
@@ -92,3 +98,10 @@ class Worker:
         finally:
             self._leases.finish()
         self._settler.add(Ended(held, outcome, self.number, trio.current_time() - started))
+
+
+def _waited_until_claimed(job: Job) -> float:
+    """From `run_at` on, both as the store's clock has them."""
+    if job.started_at is None:
+        return 0.0
+    return max((job.started_at - job.run_at).total_seconds(), 0.0)

@@ -123,6 +123,14 @@ async def readyz() -> Response:
     return answer(body, status=200 if ready else 503)
 
 
+@api.get("/metrics")
+async def metrics() -> Response:
+    """The numbers of this node and of the store, for Prometheus."""
+    body, content_type = await hosted().metrics.scrape(request.headers.get("Accept", ""))
+    # The next scrape comes on a new connection: where processes share the port, each gets its turn.
+    return Response(body, content_type=content_type, headers={"Connection": "close"})
+
+
 def hosted() -> Hosted:
     """The node behind this site."""
     return cast("Site", current_app).node

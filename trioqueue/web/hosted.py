@@ -5,6 +5,7 @@ from typing import Protocol
 import trio
 
 from trioqueue.health import Health
+from trioqueue.metrics import Metrics
 from trioqueue.service import Service
 
 
@@ -16,6 +17,9 @@ class Hosted(Protocol):
 
     @property
     def health(self) -> Health: ...
+
+    @property
+    def metrics(self) -> Metrics: ...
 
     @property
     def is_demo(self) -> bool:
