@@ -9,6 +9,7 @@
     │   └── PayloadTooLarge     more bytes than the limit
     ├── JobNotFound             no such job: it never was, or it was pruned
     ├── WrongStatus             the job's status does not allow that
+    ├── RedriveRefused          the job cannot come back now: see why
     ├── LeaseLost               somebody else holds the job now: stop, settle nothing
     ├── TryAgain                not done, as far as anybody knows: wait, then repeat
     │   ├── Draining            this node takes no new jobs any more
@@ -97,6 +98,15 @@ class WrongStatus(TrioqueueError):
         self.job_id = job_id
         self.status = status
         self.verb = verb
+
+
+class RedriveRefused(TrioqueueError):
+    """A dead or cancelled job cannot be redriven; nothing has changed. `why` says what stands against it."""
+
+    def __init__(self, job_id: str, why: str) -> None:
+        super().__init__(f"job {job_id} cannot be redriven: {why}")
+        self.job_id = job_id
+        self.why = why
 
 
 class LeaseLost(TrioqueueError):

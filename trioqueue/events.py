@@ -45,6 +45,12 @@ class JobCancelled(msgspec.Struct, frozen=True, kw_only=True):
     job: Job
 
 
+class JobRedriven(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator has put a dead or cancelled job back."""
+
+    job: Job
+
+
 class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
     job: Job
     node: NodeId
@@ -131,6 +137,7 @@ Event = (
     | NodeStopped
     | JobEnqueued
     | JobCancelled
+    | JobRedriven
     | AttemptStarted
     | AttemptEnded
     | AttemptLost

@@ -21,6 +21,7 @@ from trioqueue.events import (
     Event,
     JobCancelled,
     JobEnqueued,
+    JobRedriven,
     JobsExpired,
     JobsPruned,
     JobsRescued,
@@ -113,6 +114,9 @@ class Logs:
                     )
             case JobCancelled(job_id=job_id, confirmed=confirmed):
                 self._log.info("job cancelled" if confirmed else "job asked to stop", job_id=job_id)
+            case JobRedriven(job=job):
+                if (more := self._thinned("job redriven")) is not None:
+                    self._log.info("job redriven", job_id=job.id, type=job.type, **more)
             case ClaimsReleased(released=released):
                 if (more := self._thinned("claims released")) is not None:
                     self._log.info("claims released", released=released, **more)

@@ -1,4 +1,4 @@
-"""The verbs: enqueue, get, list, cancel. HTTP, CLI and schedules share them.
+"""The verbs: enqueue, get, list, cancel, redrive. HTTP, CLI and schedules share them.
 
 Each validates, asks the store, and publishes what has become a fact: that the store could not be
 reached, too, since readiness and the log must not learn it later than the caller.
@@ -15,22 +15,34 @@ import trio
 from trioqueue.clock import Clock
 from trioqueue.errors import (
     Draining,
+    InvalidFilter,
     InvalidJob,
     JobNotFound,
     PayloadTooLarge,
+    RedriveRefused,
     StoreBusy,
     StoreUnavailable,
     WrongStatus,
 )
-from trioqueue.events import AttemptEnded, Event, Events, JobCancelled, JobEnqueued, StoreFailed
+from trioqueue.events import AttemptEnded, Event, Events, JobCancelled, JobEnqueued, JobRedriven, StoreFailed
 from trioqueue.jobs import codec
 from trioqueue.jobs.handlers import Handlers
 from trioqueue.jobs.job import Attempt, Job, JobId, NewJob, NodeId, Status, new_job_id
-from trioqueue.store.protocol import Count, Enqueued, JobFilter, NodeSeen, Page, Store
+from trioqueue.jobs.lifecycle import REDRIVABLE
+from trioqueue.store.protocol import Count, Enqueued, JobFilter, NodeSeen, Page, Redriven, Refusal, Store
 from trioqueue.wire import LATEST, JobRequest, parse_job_id
 
 CANCEL_POLL_SECONDS = 0.1
 """How often a waiting cancel looks at a job that another process runs; this node's own jobs wake it."""
+
+
+REDRIVEN_AT_ONCE = 500
+"""So many jobs share a transaction when many are redriven."""
+
+REFUSALS = {
+    Refusal.DEADLINE: "its deadline has passed; enqueue it again with another one",
+    Refusal.UNIQUE_KEY: "a pending or processing job has its unique_key; wait until that one has ended",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,16 @@ class CancelReceipt:
     job: Job
     confirmed: bool
     after_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RedriveReceipt:
+    """What redriving many jobs came to."""
+
+    matched: int
+    redriven: int
+    skipped: int
+    """They match, and cannot be redriven: a key that is in use, or a deadline that has passed."""
 
 
 class Service:
@@ -144,6 +166,64 @@ class Service:
         finally:
             self._ended.pop(known, None)
         return CancelReceipt(job, confirmed=job.is_final, after_seconds=trio.current_time() - started)
+
+    async def redrive(self, job_id: str) -> Job:
+        """Put a dead or cancelled job back: due at once, with a full budget of attempts.
+
+        Its history stays. Raises `WrongStatus` when it is neither dead nor cancelled; `RedriveRefused`
+        when its deadline has passed, or when a live job has its unique key; `JobNotFound`,
+        `StoreUnavailable`.
+        """
+        known = self._parse_id(job_id)
+        with self._telling("redrive"):
+            [answer] = await self._redrive([known])
+        if answer.job is None:
+            raise JobNotFound(known)
+        if answer.refusal is Refusal.STATUS:
+            raise WrongStatus(known, answer.job.status, "redriven")
+        if answer.refusal is not None:
+            raise RedriveRefused(known, REFUSALS[answer.refusal])
+        return answer.job
+
+    async def redrive_matching(
+        self,
+        *,
+        status: Status,
+        type: str | None = None,
+        queue: str | None = None,
+        tag: str | None = None,
+        dry_run: bool = False,
+    ) -> RedriveReceipt:
+        """Put back every dead or cancelled job that matches; with `dry_run` only count them.
+
+        In batches, the job that was accepted last first. When it is cancelled or fails on the way,
+        the batches before are redriven; ask again for the rest. Raises `StoreUnavailable`, and
+        `InvalidFilter` for any other status.
+        """
+        if status not in REDRIVABLE:
+            raise InvalidFilter("status", f"only dead and cancelled jobs can be redriven, not {status} ones")
+        wanted = JobFilter(status=status, type=type, queue=queue, tag=tag)
+        matched = redriven = skipped = 0
+        cursor: str | None = None
+        with self._telling("redrive"):
+            while True:
+                page = await self._store.list(wanted, limit=REDRIVEN_AT_ONCE, cursor=cursor)
+                matched += len(page.jobs)
+                if page.jobs and not dry_run:
+                    answers = await self._redrive([job.id for job in page.jobs])
+                    back = sum(answer.refusal is None for answer in answers)
+                    redriven += back
+                    skipped += len(answers) - back
+                if page.next_cursor is None:
+                    return RedriveReceipt(matched, redriven, skipped)
+                cursor = page.next_cursor
+
+    async def _redrive(self, job_ids: Sequence[JobId]) -> Sequence[Redriven]:
+        answers = await self._store.redrive(job_ids)
+        for answer in answers:
+            if answer.job is not None and answer.refusal is None:
+                self._events.publish(JobRedriven(job=answer.job))
+        return answers
 
     async def _new_job(self, request: JobRequest) -> NewJob:
         handler = self.handlers.find(request.type)

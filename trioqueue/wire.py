@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from trioqueue.errors import InvalidJob
+from trioqueue.errors import InvalidFilter, InvalidJob
 from trioqueue.jobs import codec
 from trioqueue.jobs.handlers import TYPE_CHARACTERS, TYPE_PATTERN
 from trioqueue.jobs.job import Attempt, Job, JobId, Json, Status
@@ -41,6 +41,16 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tags: list[str] = []
     parent_id: str | None = None
     traceparent: str | None = None
+
+
+class RedriveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which jobs a client wants back. Every field that is set must match."""
+
+    status: Status
+    type: str | None = None
+    queue: str | None = None
+    tag: str | None = None
+    dry_run: bool = False
 
 
 class JobBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +126,22 @@ def parse_job_request(text: bytes) -> JobRequest:
         raise _invalid_field(str(error)) from None
     _check(request)
     return request
+
+
+def parse_redrive_request(text: bytes) -> RedriveRequest:
+    """The body of `POST /jobs/redrive`; raises `MalformedJson` or `InvalidFilter`."""
+    value = codec.decode(text or b"{}")
+    if not isinstance(value, dict) or "status" not in value:
+        raise InvalidFilter(
+            "status", 'say which jobs to redrive: {"status": "dead"} or {"status": "cancelled"}'
+        )
+    try:
+        return msgspec.convert(value, RedriveRequest, strict=True)  # codec.decode has refused NUL
+    except msgspec.ValidationError as error:
+        pointer, problem = locate(str(error))
+        if problem.startswith("object contains unknown field"):
+            problem = f"there is no such field; use {', '.join(RedriveRequest.__struct_fields__)}"
+        raise InvalidFilter(pointer.removeprefix("/"), problem) from None
 
 
 def _check(request: JobRequest) -> None:

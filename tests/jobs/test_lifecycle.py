@@ -11,9 +11,11 @@ from trioqueue.jobs.job import FINAL, Job, Json, Status
 from trioqueue.jobs.lifecycle import (
     CRASHES_ALLOWED,
     MOVES,
+    REDRIVABLE,
     Transition,
     after_attempt,
     after_deadline,
+    after_redrive,
     diagram,
 )
 from trioqueue.jobs.outcome import (
@@ -66,8 +68,17 @@ def test_no_decision_leaves_the_table(
     assert (transition.wait_seconds is None) or transition.status is Status.PENDING
 
 
-def test_final_statuses_are_those_that_nothing_leaves() -> None:
-    assert {status for status, moves in MOVES.items() if not moves} == FINAL
+def test_final_statuses_are_those_that_only_an_operator_leaves() -> None:
+    assert {status for status, moves in MOVES.items() if set(moves) <= {"redrive"}} == FINAL
+
+
+def test_only_dead_and_cancelled_jobs_can_be_redriven() -> None:
+    assert {Status.DEAD, Status.CANCELLED} == REDRIVABLE
+    assert {after_redrive().status} == MOVES[Status.DEAD]["redrive"] == MOVES[Status.CANCELLED]["redrive"]
+
+
+def test_a_redriven_job_has_its_whole_budget_and_is_due_at_once() -> None:
+    assert after_redrive() == Transition(status=Status.PENDING, attempt=0, crash_count=0, wait_seconds=0)
 
 
 def test_the_documentation_shows_the_table(docs: str) -> None:

@@ -181,6 +181,7 @@ def calls(volume: Volume, *, jobs: int = 10) -> dict[str, tuple[str, dict[str, A
         "get": ("job", {"id": held["id"][0]}),
         "attempts": ("attempts", {"id": held["id"][0]}),
         "cancel": ("cancel", {"id": held["id"][0]}),
+        "redrive": ("redrive", {"n": held["n"], "id": held["id"]}),
         "prune": ("prune", {"status": "completed", "kept_for": timedelta(seconds=1), "limit": 1000}),
     }
     sql: dict[str, tuple[str, dict[str, Any]]] = {

@@ -20,7 +20,18 @@ from trioqueue.store.protocol import Store
 
 CALLS = [
     *("enqueue", "get", "attempts", "list", "claim", "next_due_in", "renew", "progress", "settle"),
-    *("release", "cancel", "rescue", "expire", "prune", "counts", "beat", "nodes", "next_upkeep_in"),
+    *(
+        "release",
+        "cancel",
+        "redrive",
+        "rescue",
+        "expire",
+        "prune",
+        "counts",
+        "beat",
+        "nodes",
+        "next_upkeep_in",
+    ),
 ]
 
 
@@ -51,7 +62,7 @@ def outage(store: Store, *calls: str, reason: Callable[[], str] = lambda: "cut o
         yield
 
 
-@pytest.mark.parametrize("call", ["enqueue", "get", "list", "cancel", "counts", "nodes"])
+@pytest.mark.parametrize("call", ["enqueue", "get", "list", "cancel", "redrive", "counts", "nodes"])
 async def test_readiness_is_red_when_a_client_is_told_that_the_store_is_away(
     start_node: StartNode, autojump_clock: MockClock, call: str
 ) -> None:
@@ -63,6 +74,7 @@ async def test_readiness_is_red_when_a_client_is_told_that_the_store_is_away(
         "get": lambda: service.get(job.id),
         "list": lambda: service.list(limit=1),
         "cancel": lambda: service.cancel(job.id, wait_seconds=0),
+        "redrive": lambda: service.redrive(job.id),
         "counts": service.counts,
         "nodes": service.nodes,
     }

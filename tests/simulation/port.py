@@ -25,6 +25,7 @@ from trioqueue.store.protocol import (
     NodeFacts,
     NodeSeen,
     Page,
+    Redriven,
     Renewal,
     Settlement,
     Store,
@@ -158,6 +159,9 @@ class Port:
         if self._is_busy("cancel"):
             raise StoreBusy("simulated: a row is held")
         return await self._write("cancel", lambda: self._store.cancel(job_id))
+
+    async def redrive(self, job_ids: Sequence[JobId]) -> Sequence[Redriven]:
+        return await self._write("redrive", lambda: self._store.redrive(job_ids))
 
     async def rescue(self, *, limit: int) -> Sequence[Job]:
         return await self._write("rescue", lambda: self._store.rescue(limit=limit))

@@ -9,6 +9,7 @@ from trioqueue.jobs.job import Attempt, AttemptOutcome, Claim, Job, Json, NewJob
 from trioqueue.jobs.lifecycle import Transition
 from trioqueue.jobs.outcome import Failed, Lost, Outcome, Released
 from trioqueue.store import changes
+from trioqueue.store.protocol import Refusal
 
 ALICE = NodeId("alice")
 SECOND = timedelta(seconds=1)
@@ -132,6 +133,35 @@ def test_a_processing_job_is_asked_to_stop() -> None:
 def test_to_cancel_where_that_changes_nothing_gives_the_same_job(job: Job) -> None:
     """The very same: the stores do not write it, and its version stays."""
     assert changes.cancelled(job, LATER) is job
+
+
+def test_a_redriven_job_is_as_new_but_for_its_history() -> None:
+    ended = {"status": Status.DEAD, "attempt": 5, "crash_count": 2, "reason": "no", "run_at": NOON}
+    dead = make_job(
+        **{
+            **ended,
+            "epoch": 7,
+            "version": 9,
+            "finished_at": NOON,
+            "cancel_requested_at": NOON,
+            "started_at": NOON,
+        }
+    )
+    assert changes.redriven(dead, LATER) == make_job(run_at=LATER, epoch=7, version=10, started_at=NOON)
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusal"),
+    [
+        ({"status": Status.DEAD}, None),
+        ({"status": Status.CANCELLED, "deadline_at": LATER}, None),
+        ({"status": Status.CANCELLED, "deadline_at": NOON}, Refusal.DEADLINE),
+        ({"status": Status.COMPLETED}, Refusal.STATUS),
+        ({"status": Status.PROCESSING}, Refusal.STATUS),
+    ],
+)
+def test_what_stands_against_a_redrive(fields: dict[str, object], refusal: Refusal | None) -> None:
+    assert changes.refusal(make_job(**fields), NOON) is refusal
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,13 @@ class StoresAgree(RuleBasedStateMachine):
         job_id = self.some_job(data).id
         self.all(lambda store: store.cancel(job_id))
 
+    @rule(data=st.data())
+    def redrive(self, data: st.DataObject) -> None:
+        new = data.draw(
+            st.lists(st.sampled_from(self.new), min_size=1, max_size=4, unique_by=lambda job: job.id)
+        )
+        self.all(lambda store: store.redrive([job.id for job in new]))
+
     @rule(limit=LIMITS)
     def rescue(self, limit: int) -> None:
         self.all(lambda store: store.rescue(limit=limit))

@@ -237,6 +237,79 @@ async def test_cancel_tells_the_truth(start: StartClient, autojump_clock: MockCl
     assert (await client.post(f"/jobs/{done['id']}/cancel?wait=forever"))[0] == 400
 
 
+async def test_a_cancelled_job_is_redriven_and_one_that_waits_is_not(
+    start: StartClient, autojump_clock: MockClock
+) -> None:
+    client = await start(example_handlers())
+    _, job = await client.post("/jobs", {"type": "resize", "payload": {"path": "a"}, "delay_seconds": 60})
+    await client.post(f"/jobs/{job['id']}/cancel")
+
+    status, again = await client.post(f"/jobs/{job['id']}/redrive")
+    assert (status, again["status"], again["reason"]) == (200, "pending", None)
+    assert (await client.finished(job["id"]))["status"] == "completed"
+
+    status, problem = await client.post(f"/jobs/{job['id']}/redrive")
+    assert (status, problem["type"], problem["job_status"]) == (409, "/problems/wrong-status", "completed")
+    assert (await client.post("/jobs/00000000-0000-7000-8000-000000000000/redrive"))[0] == 404
+    assert (await client.post(f"/jobs/{job['id']}/redrive?force=1"))[0] == 400
+
+
+async def test_what_stands_against_a_redrive_is_told(start: StartClient, autojump_clock: MockClock) -> None:
+    client = await start(example_handlers())
+    asked = {"type": "endless", "delay_seconds": 60, "unique_key": "k"}
+    _, job = await client.post("/jobs", asked)
+    await client.post(f"/jobs/{job['id']}/cancel")
+    await client.post("/jobs", asked)
+
+    status, problem = await client.post(f"/jobs/{job['id']}/redrive")
+
+    assert (status, problem["type"]) == (409, "/problems/redrive-refused")
+    assert "unique_key" in problem["detail"]
+
+
+async def test_many_jobs_are_counted_first_and_then_redriven(
+    start: StartClient, autojump_clock: MockClock
+) -> None:
+    client = await start(example_handlers())
+    for n in range(4):
+        asked = {"type": "endless", "delay_seconds": 60, "queue": "a" if n else "b", "tags": ["t"]}
+        _, job = await client.post("/jobs", asked)
+        await client.post(f"/jobs/{job['id']}/cancel")
+    for _ in range(2):
+        asked = {"type": "endless", "delay_seconds": 60, "queue": "a", "unique_key": "k"}
+        _, job = await client.post("/jobs", asked)
+        await client.post(f"/jobs/{job['id']}/cancel")
+
+    wanted = {"status": "cancelled", "type": "endless", "queue": "a"}
+    _, receipt = await client.post("/jobs/redrive", {**wanted, "dry_run": True})
+    assert receipt == {"matched": 5, "redriven": 0, "skipped": 0}
+    _, receipt = await client.post("/jobs/redrive", wanted)
+    assert receipt == {"matched": 5, "redriven": 4, "skipped": 1}
+    _, receipt = await client.post("/jobs/redrive", {"status": "cancelled", "tag": "t"})
+    assert receipt == {"matched": 1, "redriven": 1, "skipped": 0}
+    _, receipt = await client.post("/jobs/redrive", {"status": "dead"})
+    assert receipt == {"matched": 0, "redriven": 0, "skipped": 0}
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ({}, "status"),
+        ([], "status"),
+        ({"status": "completed"}, "status"),
+        ({"status": "deed"}, "status"),
+        ({"status": "dead", "tags": ["a"]}, "tags"),
+        ({"status": "dead", "dry_run": 1}, "dry_run"),
+    ],
+)
+async def test_a_redrive_of_many_says_exactly_which(
+    start: StartClient, autojump_clock: MockClock, body: object, parameter: str
+) -> None:
+    client = await start(example_handlers())
+    status, problem = await client.post("/jobs/redrive", body)
+    assert (status, problem["parameter"]) == (400, parameter)
+
+
 async def test_cancel_without_waiting_names_what_unwinds(
     start: StartClient, autojump_clock: MockClock
 ) -> None:

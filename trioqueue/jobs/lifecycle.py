@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from trioqueue.jobs.backoff import DEFAULT_RETRY
-from trioqueue.jobs.job import AttemptOutcome, Job, Json, Status
+from trioqueue.jobs.job import FINAL, AttemptOutcome, Job, Json, Status
 from trioqueue.jobs.outcome import Cancelled, Completed, Failed, Lost, Outcome, Released, Snoozed, TimedOut
 
 CRASHES_ALLOWED = 3
@@ -33,9 +33,12 @@ MOVES: dict[Status, dict[str, frozenset[Status]]] = {
         "cancel requested": frozenset({Status.CANCELLED}),
     },
     Status.COMPLETED: {},
-    Status.CANCELLED: {},
-    Status.DEAD: {},
+    Status.CANCELLED: {"redrive": frozenset({Status.PENDING})},
+    Status.DEAD: {"redrive": frozenset({Status.PENDING})},
 }
+
+REDRIVABLE = frozenset(status for status, moves in MOVES.items() if "redrive" in moves)
+"""Out of these an operator can put a job back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,11 @@ def after_deadline(job: Job) -> Transition:
     return _end(
         job, Status.DEAD, reason=f"deadline passed; {job.reason}" if job.reason else "deadline passed"
     )
+
+
+def after_redrive() -> Transition:
+    """What becomes of a dead or cancelled job that an operator puts back: due at once, its budget full."""
+    return Transition(status=Status.PENDING, attempt=0, crash_count=0, wait_seconds=0)
 
 
 def _after_failure(job: Job, reason: str, wait_seconds: float) -> Transition:
@@ -144,5 +152,5 @@ def diagram() -> str:
     for source, moves in MOVES.items():
         for cause, targets in moves.items():
             lines += [f"    {source} --> {target}: {cause}" for target in sorted(targets)]
-    lines += [f"    {status} --> [*]" for status, moves in MOVES.items() if not moves]
+    lines += [f"    {status} --> [*]" for status in MOVES if status in FINAL]
     return "\n".join(lines) + "\n"

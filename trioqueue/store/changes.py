@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from trioqueue.jobs.job import FINAL, Attempt, Claim, Job, Json, NewJob, NodeId, Status
-from trioqueue.jobs.lifecycle import Transition
+from trioqueue.jobs.lifecycle import REDRIVABLE, Transition, after_redrive
 from trioqueue.jobs.outcome import NAMES, Lost, Outcome, Released, error_of
+from trioqueue.store.protocol import Refusal
 
 
 def accepted(new: NewJob, now: datetime) -> Job:
@@ -116,6 +117,18 @@ def cancelled(job: Job, now: datetime) -> Job:
     if job.status is Status.PROCESSING:
         return asked
     return replace(asked, status=Status.CANCELLED, reason="cancelled", finished_at=now)
+
+
+def redriven(job: Job, now: datetime) -> Job:
+    """`job` put back by an operator. The epoch goes on: no claim of its earlier life can hold it."""
+    return replace(settled(job, after_redrive(), now), cancel_requested_at=None)
+
+
+def refusal(job: Job, now: datetime) -> Refusal | None:
+    """Why `job` by itself cannot be redriven. Its unique key is for the store to look at."""
+    if job.status not in REDRIVABLE:
+        return Refusal.STATUS
+    return Refusal.DEADLINE if is_late(job, now) else None
 
 
 def left_behind(job: Job, *, stopping: bool) -> Outcome:

@@ -32,6 +32,8 @@ from trioqueue.store.protocol import (
     NodeFacts,
     NodeSeen,
     Page,
+    Redriven,
+    Refusal,
     Renewal,
     Running,
     Settlement,
@@ -197,6 +199,23 @@ class MemoryStore:
         if job.status is Status.PROCESSING:
             self._ring(Hint.CANCEL)
         return job
+
+    async def redrive(self, job_ids: Sequence[JobId]) -> Sequence[Redriven]:
+        await trio.lowlevel.checkpoint()
+        now = self._clock.now()
+        answers = [self._redrive(job_id, now) for job_id in job_ids]
+        self._ring_if_due([answer.job for answer in answers if answer.job and not answer.refusal], now)
+        return answers
+
+    def _redrive(self, job_id: JobId, now: datetime) -> Redriven:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return Redriven(None, Refusal.NOT_FOUND)
+        if refusal := changes.refusal(job, now):
+            return Redriven(job, refusal)
+        if self._live_with(job.unique_key) is not None:
+            return Redriven(job, Refusal.UNIQUE_KEY)
+        return Redriven(self._keep(changes.redriven(job, now)))
 
     async def rescue(self, *, limit: int) -> Sequence[Job]:
         await trio.lowlevel.checkpoint()

@@ -17,7 +17,7 @@ Promises that hold for every method:
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from typing import Any, Protocol
 
 import msgspec
@@ -51,6 +51,25 @@ class Enqueued(msgspec.Struct, frozen=True):
 
     job: Job
     created: bool
+
+
+class Refusal(StrEnum):
+    """Why a job was not redriven."""
+
+    NOT_FOUND = auto()
+    STATUS = auto()
+    """It is neither dead nor cancelled."""
+    DEADLINE = auto()
+    """Its `deadline_at` has come: it would never run."""
+    UNIQUE_KEY = auto()
+    """A pending or processing job has its `unique_key`."""
+
+
+class Redriven(msgspec.Struct, frozen=True):
+    """What redriving one job came to: `job` as it is now, None if it is not there."""
+
+    job: Job | None
+    refusal: Refusal | None = None
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -277,6 +296,19 @@ class Store(Protocol):
 
         Pending: it is cancelled. Processing: `cancel_requested_at` is set, once, and
         `Hint.CANCEL` rings everywhere. Final already: nothing changes.
+        """
+
+    async def redrive(self, job_ids: Sequence[JobId]) -> Sequence[Redriven]:
+        """Put dead or cancelled jobs back, as an operator asks. Same order as `job_ids`, none twice.
+
+        One by one, in this order: a job that cannot be redriven is answered with the first `Refusal`
+        that holds, in the order in which they are listed there, and the others are redriven all the
+        same. Two jobs of one call that have one unique key count, too.
+
+        The job becomes what `lifecycle.after_redrive` says: pending, due at once, with attempt and
+        crash count 0. Its `reason`, `result`, `finished_at` and `cancel_requested_at` are cleared. Its
+        ledger stays, and its epoch where it is. Rings `Hint.WORK`. After a lost answer a second call
+        finds a job that the first has redriven, and refuses it.
         """
 
     async def rescue(self, *, limit: int) -> Sequence[Job]:

@@ -40,6 +40,8 @@ from trioqueue.store.protocol import (
     JobFilter,
     NextUpkeep,
     NodeFacts,
+    Redriven,
+    Refusal,
     Running,
     Settlement,
     Store,
@@ -842,6 +844,87 @@ class StoreConformance:
         await enqueue(store)
         done = await run_once(store, Completed())
         assert await store.cancel(done.id) == done
+
+    # redrive
+
+    async def test_a_dead_job_is_redriven_with_a_full_budget_and_its_history(
+        self, store: Store, clock: HandClock
+    ) -> None:
+        await enqueue(store, max_attempts=2)
+        await run_once(store, Failed("no"))
+        clock.advance(60)
+        dead = await run_once(store, Failed("no"))
+        ledger = await store.attempts(dead.id)
+        hints: list[Hint] = []
+        store.listen(hints.append)
+        clock.advance(1)
+        [answer] = await store.redrive([dead.id])
+        job = await store.get(dead.id)
+        assert answer == Redriven(job)
+        assert (job.status, job.run_at, job.attempt, job.crash_count) == (Status.PENDING, clock.now(), 0, 0)
+        assert (job.reason, job.result, job.finished_at) == (None, None, None)
+        assert (job.epoch, job.version) == (dead.epoch, dead.version + 1)
+        assert await store.attempts(job.id) == ledger
+        assert Hint.WORK in hints
+        [count] = await store.counts()
+        assert (count.status, count.jobs) == (Status.PENDING, 1)
+
+    async def test_a_redriven_job_runs_under_a_new_epoch(self, store: Store) -> None:
+        await enqueue(store)
+        old = await claim_one(store)
+        dead = await settle(store, old, Failed("no", final=True))
+        await store.redrive([dead.id])
+        claimed = await claim_one(store)
+        assert (claimed.job.epoch, claimed.job.attempt) == (dead.epoch + 1, 1)
+        assert (await settle(store, claimed, Completed())).status is Status.COMPLETED
+        assert [attempt.epoch for attempt in await store.attempts(dead.id)] == [1, 2]
+
+    async def test_a_cancelled_job_is_redriven_and_not_asked_to_stop_any_more(self, store: Store) -> None:
+        job = await store.cancel((await enqueue(store, tags=("a",))).id)
+        [answer] = await store.redrive([job.id])
+        assert answer.job is not None
+        assert (answer.job.status, answer.job.cancel_requested_at) == (Status.PENDING, None)
+        [renewal] = await store.renew([await claim_one(store)], lease_seconds=30)
+        assert not renewal.cancel_requested
+        assert (await store.list(JobFilter(tag="a"), limit=1)).jobs[0].status is Status.PROCESSING
+
+    async def test_only_dead_and_cancelled_jobs_are_redriven(self, store: Store) -> None:
+        nobody = JobId("00000000-0000-7000-8000-000000000000")
+        await enqueue(store)
+        done = await run_once(store, Completed())
+        await enqueue(store)
+        processing = (await claim_one(store)).job
+        pending = await enqueue(store)
+        dead = await store.cancel((await enqueue(store)).id)
+        answers = await store.redrive([done.id, nobody, dead.id, processing.id, pending.id])
+        assert [answer.refusal for answer in answers] == [
+            Refusal.STATUS,
+            Refusal.NOT_FOUND,
+            None,
+            Refusal.STATUS,
+            Refusal.STATUS,
+        ]
+        assert answers[0].job == done
+        assert answers[1].job is None
+        assert await store.get(processing.id) == processing
+
+    async def test_a_job_past_its_deadline_is_not_redriven(self, store: Store, clock: HandClock) -> None:
+        job = await store.cancel((await enqueue(store, deadline_at=clock.now() + SECOND)).id)
+        clock.advance(1)
+        assert await store.redrive([job.id]) == [Redriven(job, Refusal.DEADLINE)]
+        assert await store.get(job.id) == job
+
+    async def test_a_job_whose_unique_key_is_in_use_is_not_redriven(self, store: Store) -> None:
+        first = await store.cancel((await enqueue(store, unique_key="report")).id)
+        second = await store.cancel((await enqueue(store, unique_key="report")).id)
+        answers = await store.redrive([second.id, first.id])
+        assert [answer.refusal for answer in answers] == [None, Refusal.UNIQUE_KEY]
+        assert await store.get(first.id) == first
+        (third,) = await store.enqueue([new_job(unique_key="report")])
+        assert third.job.id == second.id
+
+    async def test_nothing_to_redrive_is_no_error(self, store: Store) -> None:
+        assert list(await store.redrive([])) == []
 
     # rescue
 

@@ -25,6 +25,7 @@ from trioqueue.store.protocol import (
     NodeFacts,
     NodeSeen,
     Page,
+    Redriven,
     Renewal,
     Settlement,
     Store,
@@ -33,7 +34,7 @@ from trioqueue.testing.clock import Duration, seconds_of
 
 T = TypeVar("T")
 
-COMMITS = ("enqueue", "claim", "settle", "progress", "transaction", "release", "cancel")
+COMMITS = ("enqueue", "claim", "settle", "progress", "transaction", "release", "cancel", "redrive")
 """The calls that change a job because somebody asked for it. Together they are called "commit"."""
 
 CHORES = ("renew", "rescue", "expire", "prune", "beat", "dedicate")
@@ -239,6 +240,9 @@ class FaultyStore:
 
     async def cancel(self, job_id: JobId) -> Job:
         return await self._pass("cancel", lambda: self._store.cancel(job_id))
+
+    async def redrive(self, job_ids: Sequence[JobId]) -> Sequence[Redriven]:
+        return await self._pass("redrive", lambda: self._store.redrive(job_ids))
 
     async def rescue(self, *, limit: int) -> Sequence[Job]:
         return await self._pass("rescue", lambda: self._store.rescue(limit=limit))

@@ -11,7 +11,7 @@ from trioqueue.errors import InvalidFilter
 from trioqueue.jobs.job import Status
 from trioqueue.service import Service
 from trioqueue.web.hosted import Hosted
-from trioqueue.wire import job_body, node_body, parse_job_request, render
+from trioqueue.wire import job_body, node_body, parse_job_request, parse_redrive_request, render
 
 if TYPE_CHECKING:
     from trioqueue.web.site import Site
@@ -26,8 +26,7 @@ api = Blueprint("api", __name__)
 @api.post("/jobs")
 async def enqueue() -> Response:
     """Keep a job: 201 once it is committed and flushed, 200 when its unique key is in use."""
-    if request.mimetype not in ("application/json", "", "application/x-www-form-urlencoded"):
-        raise UnsupportedMediaType("send the job as application/json")
+    _check_json("send the job as application/json")
     body = cast(bytes, await request.get_data(cache=False))
     job_request = parse_job_request(body)
     with trio.CancelScope(shield=True):  # a client that hangs up now must not undo the commit
@@ -76,6 +75,27 @@ async def cancel(job_id: str) -> Response:
         "since": job.cancel_requested_at,
     }
     return answer(body, status=202)
+
+
+@api.post("/jobs/<job_id>/redrive")
+async def redrive(job_id: str) -> Response:
+    """Put a dead or cancelled job back."""
+    _check_parameters()
+    with trio.CancelScope(shield=True):
+        job = await service().redrive(job_id)
+    return answer(job_body(job))
+
+
+@api.post("/jobs/redrive")
+async def redrive_matching() -> Response:
+    """Put back every dead or cancelled job that matches, or only count them."""
+    _check_parameters()
+    _check_json("send the filter as application/json")
+    wanted = parse_redrive_request(cast(bytes, await request.get_data(cache=False)))
+    receipt = await service().redrive_matching(
+        status=wanted.status, type=wanted.type, queue=wanted.queue, tag=wanted.tag, dry_run=wanted.dry_run
+    )
+    return answer({"matched": receipt.matched, "redriven": receipt.redriven, "skipped": receipt.skipped})
 
 
 @api.get("/nodes")
@@ -149,11 +169,17 @@ def _failing(node: Hosted) -> dict[str, object]:
     return {"failing": failing} if failing else {}
 
 
+def _check_json(advice: str) -> None:
+    """Whether the body may be JSON. The last of the three is what `curl -d` says."""
+    if request.mimetype not in ("application/json", "", "application/x-www-form-urlencoded"):
+        raise UnsupportedMediaType(advice)
+
+
 def _check_parameters(*known: str) -> None:
     """A misspelt or repeated parameter would be passed over in silence."""
     for name, values in request.args.lists():
         if name not in known:
-            raise InvalidFilter(name, f"there is no such parameter; use {', '.join(known)}")
+            raise InvalidFilter(name, f"there is no such parameter; use {', '.join(known) or 'none'}")
         if len(values) > 1:
             raise InvalidFilter(name, "give it once; several values are not combined")
 

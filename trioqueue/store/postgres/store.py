@@ -41,6 +41,8 @@ from trioqueue.store.protocol import (
     NodeFacts,
     NodeSeen,
     Page,
+    Redriven,
+    Refusal,
     Renewal,
     Running,
     Settlement,
@@ -181,6 +183,23 @@ class PostgresStore:
         if job.status is Status.PROCESSING:
             self._hints.ring(Hint.CANCEL)
         return job
+
+    async def redrive(self, job_ids: Sequence[JobId]) -> Sequence[Redriven]:
+        values = {"n": list(range(len(job_ids))), "id": list(job_ids)}
+        rows = await self._database.rows("redrive", values, within=self._database.request_seconds)
+        answers = {row[0]: self._redriven(row) for row in rows}
+        back = [answer.job for answer in answers.values() if answer.job and not answer.refusal]
+        self._hints.ring_for(back)
+        return [answers.get(n) or Redriven(None, Refusal.NOT_FOUND) for n in range(len(job_ids))]
+
+    def _redriven(self, row: Row) -> Redriven:
+        _, was_there, is_back, now, *columns = row
+        job = job_from_row(tuple(columns))
+        if is_back:
+            return Redriven(changes.redriven(job, now))
+        if not was_there:  # or somebody else has just redriven it
+            return Redriven(job, Refusal.STATUS)
+        return Redriven(job, changes.refusal(job, now) or Refusal.UNIQUE_KEY)
 
     async def rescue(self, *, limit: int) -> Sequence[Job]:
         silence = {"silent_seconds": SILENT_SECONDS}

@@ -17,7 +17,15 @@ from trioqueue.jobs.job import FINAL, Claim, Job, JobId, Json, NewJob, NodeId, S
 from trioqueue.jobs.lifecycle import after_attempt, after_deadline
 from trioqueue.jobs.outcome import Outcome
 from trioqueue.store import changes
-from trioqueue.store.protocol import SILENT_SECONDS, Enqueued, NodeFacts, Renewal, Settlement
+from trioqueue.store.protocol import (
+    SILENT_SECONDS,
+    Enqueued,
+    NodeFacts,
+    Redriven,
+    Refusal,
+    Renewal,
+    Settlement,
+)
 from trioqueue.store.rows import (
     Row,
     attempt_to_row,
@@ -164,6 +172,22 @@ def cancel(transaction: Transaction, job_id: JobId) -> Job:
         after = changes.cancelled(job, transaction.now)
         return job if after is job else transaction.keep(row[0], job, after)
     raise JobNotFound(job_id)
+
+
+def redrive(transaction: Transaction, job_ids: Sequence[JobId]) -> list[Redriven]:
+    return [_redrive(transaction, job_id) for job_id in job_ids]
+
+
+def _redrive(transaction: Transaction, job_id: JobId) -> Redriven:
+    for row in list(transaction.run("job", {"id": job_id})):
+        job = job_from_row(row[1:])
+        refusal = changes.refusal(job, transaction.now)
+        if refusal is None and list(transaction.run("job_with_unique_key", {"unique_key": job.unique_key})):
+            refusal = Refusal.UNIQUE_KEY
+        if refusal is not None:
+            return Redriven(job, refusal)
+        return Redriven(transaction.keep(row[0], job, changes.redriven(job, transaction.now)))
+    return Redriven(None, Refusal.NOT_FOUND)
 
 
 def rescue(transaction: Transaction, dead: Sequence[NodeId], limit: int, random: Random) -> list[Job]:

@@ -32,6 +32,7 @@ from trioqueue.store.protocol import (
     NodeFacts,
     NodeSeen,
     Page,
+    Redriven,
     Renewal,
     Settlement,
     seconds_until_first,
@@ -179,6 +180,11 @@ class SqliteStore:
         if job.status is Status.PROCESSING:
             self._neighbours.ring(Hint.CANCEL)
         return job
+
+    async def redrive(self, job_ids: Sequence[JobId]) -> Sequence[Redriven]:
+        answers = await self._writer.submit(partial(operations.redrive, job_ids=job_ids))
+        self._ring_if_due([answer.job for answer in answers if answer.job and not answer.refusal])
+        return answers
 
     async def rescue(self, *, limit: int) -> Sequence[Job]:
         await trio.lowlevel.checkpoint()
