@@ -20,7 +20,16 @@ from tests.conftest import ROOT
 from tests.web.hosts import Host, start_host
 from trioqueue import Context, errors
 from trioqueue.app import app
-from trioqueue.errors import ConfigError, LeaseLost, LoopDied, NotSupported, TrioqueueError
+from trioqueue.cli import asking
+from trioqueue.errors import (
+    ConfigError,
+    LeaseLost,
+    LoopDied,
+    NotSupported,
+    ServiceError,
+    ServiceUnreachable,
+    TrioqueueError,
+)
 from trioqueue.jobs.handlers import Handlers
 from trioqueue.jobs.job import AttemptOutcome, Status
 from trioqueue.web import problems
@@ -217,6 +226,8 @@ def test_every_error_that_reaches_a_user_is_documented() -> None:
     elsewhere = {
         LeaseLost: ("handlers.md", "`LeaseLost`"),
         NotSupported: ("handlers.md", "`NotSupported`"),
+        ServiceError: ("command-line.md", "| 4 | the service refused it"),
+        ServiceUnreachable: ("command-line.md", "| 69 | the service cannot be reached"),
         LoopDied: ("operating.md", "| 70 | crashed: a loop of the node died"),
         ConfigError: ("operating.md", "| 78 | bad configuration"),
     }
@@ -233,6 +244,11 @@ def test_every_error_that_reaches_a_user_is_documented() -> None:
 def test_every_exit_code_is_documented() -> None:
     for code in ExitCode:
         assert f"\n| {code.value} | " in page("operating.md"), code
+
+
+def test_every_exit_code_of_a_client_is_documented() -> None:
+    for code in asking.ExitCode:
+        assert f"\n| {code.value} | " in page("command-line.md"), code
 
 
 def test_every_field_of_a_job_is_documented() -> None:

@@ -27,6 +27,9 @@ DEFAULT_RETENTION = {
     Status.DEAD: timedelta(days=30),
 }
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+CLIENTS = {PREFIX + "URL"}
+"""Names that only the command line's clients read; a service passes them over."""
+
 LENIENT = {"port": (1, 65535), "worker_count": (0, 1000), "job_queue_capacity": (1, 100_000)}
 """The tutorial service's settings, lenient in the environment, and the values that they can have."""
 
@@ -201,7 +204,7 @@ def _variable(field: str) -> str:
 
 def _unknown_names() -> list[str]:
     """Misspelt settings would be ignored in silence; say what was probably meant."""
-    known = {_variable(field) for field in Settings.model_fields if field != "warnings"}
+    known = {_variable(field) for field in Settings.model_fields if field != "warnings"} | CLIENTS
     problems = []
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:

@@ -13,8 +13,10 @@
     ├── LeaseLost               somebody else holds the job now: stop, settle nothing
     ├── TryAgain                not done, as far as anybody knows: wait, then repeat
     │   ├── Draining            this node takes no new jobs any more
+    │   ├── ServiceUnreachable  a client: no service answers at this address
     │   └── StoreUnavailable    the store cannot be read or written now
     │       └── StoreBusy       somebody else's transaction holds what is needed; the store is well
+    ├── ServiceError            a client: the service has refused; its problem says why
     ├── NotSupported            this store cannot do that: choose another store
     ├── LoopDied                a loop of the runtime ended too often: the process must end
     └── ConfigError             the settings are wrong: the service does not start
@@ -22,7 +24,7 @@
 Every class builds its own message from the facts that it keeps as attributes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class TrioqueueError(Exception):
@@ -137,6 +139,20 @@ class Draining(TryAgain):
         super().__init__("this node is draining; send the job to another node, or again after the restart")
 
 
+class ServiceUnreachable(TryAgain):
+    """No service answers at this address, or the one that is there cannot do its work now.
+
+    With `perhaps_done` nobody knows whether it has done what was asked.
+    """
+
+    def __init__(self, url: str, reason: str, *, perhaps_done: bool) -> None:
+        doubt = "; nobody knows whether it was done" if perhaps_done else ""
+        super().__init__(f"no service can be reached at {url}: {reason}{doubt}")
+        self.url = url
+        self.reason = reason
+        self.perhaps_done = perhaps_done
+
+
 class StoreUnavailable(TryAgain):
     """The store could not be read or written. Whatever was asked for has not happened, with one exception.
 
@@ -151,6 +167,22 @@ class StoreUnavailable(TryAgain):
 
 class StoreBusy(StoreUnavailable):
     """Somebody else's transaction holds what was needed, a unique key for one. The store itself is well."""
+
+
+class ServiceError(TrioqueueError):
+    """A service has refused what a client asked, with a problem document (RFC 9457).
+
+    `errors` has a pointer and a detail for each wrong field.
+    """
+
+    def __init__(
+        self, status: int, title: str, detail: str, errors: Sequence[Mapping[str, str]] = ()
+    ) -> None:
+        super().__init__(f"{title} ({status}): {detail}")
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.errors = list(errors)
 
 
 class NotSupported(TrioqueueError):
