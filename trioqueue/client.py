@@ -16,6 +16,9 @@ from trioqueue.wire import JobBody, NodeBody
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
+REDRIVE_SECONDS = 600.0
+"""Many thousands of jobs go back in batches, and the answer comes after the last."""
+
 FIRST_POLL_SECONDS = 0.05
 LONGEST_POLL_SECONDS = 1.0
 
@@ -43,6 +46,14 @@ class CancelledJob(msgspec.Struct, frozen=True, kw_only=True):
 
     confirmed: bool
     job: JobBody
+
+
+class Redrive(msgspec.Struct, frozen=True, kw_only=True):
+    """How many jobs matched, and what became of them. `skipped`: they could not be redriven now."""
+
+    matched: int
+    redriven: int
+    skipped: int
 
 
 class Nodes(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +123,15 @@ class Client:
             parameters={"wait": f"{wait_seconds:.6f}".rstrip("0").rstrip(".")},
             seconds=ANSWER_SECONDS + wait_seconds,
         )
+
+    async def redrive(self, job_id: str) -> Answer[JobBody]:
+        """Put a dead or cancelled job back."""
+        return await self._ask("POST", f"/jobs/{quote(job_id, safe='')}/redrive", JobBody)
+
+    async def redrive_matching(self, wanted: Mapping[str, Any]) -> Answer[Redrive]:
+        """Put back all that match, or count them; its fields are those of `POST /jobs/redrive`."""
+        body = msgspec.json.encode(wanted)
+        return await self._ask("POST", "/jobs/redrive", Redrive, body=body, seconds=REDRIVE_SECONDS)
 
     async def nodes(self) -> Answer[Nodes]:
         """The nodes that share the service's store."""

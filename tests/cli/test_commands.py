@@ -117,6 +117,28 @@ def test_a_job_that_ends_badly_is_a_no(served: Shell) -> None:
     assert "the bank is \\x1b[31mclosed" in shown
 
 
+def test_dead_jobs_are_put_back_one_or_many(served: Shell) -> None:
+    dead = [served("enqueue", "charge", "--wait", "30")[1].splitlines()[0] for _ in range(2)]
+    assert served("jobs", "redrive", "--status", "dead", "--dry-run")[:2] == (0, "2 would be redriven\n")
+    assert served("jobs", "redrive", dead[0])[:2] == (0, f"{dead[0]} is pending again\n")
+    _, redriven, _ = served("jobs", "redrive", "--status", "dead", "--type", "charge")
+    assert redriven in ("1 of 1 redriven, 0 skipped\n", "2 of 2 redriven, 0 skipped\n")
+    assert served.json("jobs", "redrive", "--status", "cancelled") == {
+        "matched": 0,
+        "redriven": 0,
+        "skipped": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("some-id", "--status", "dead"), ("some-id", "--dry-run"), ("--type", "a")]
+)
+def test_which_jobs_to_redrive_must_be_plain(served: Shell, words: tuple[str, ...]) -> None:
+    code, output, errors = served("jobs", "redrive", *words)
+    assert (code, output) == (2, "")
+    assert errors.startswith("trioqueue: say which: ")
+
+
 def test_a_running_job_is_not_waited_for_longer_than_asked(served: Shell) -> None:
     code, output, errors = served("enqueue", "import", "--wait", "0.2s")
     assert code == 75

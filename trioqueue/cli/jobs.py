@@ -1,4 +1,4 @@
-"""The commands about jobs: put one in, list them, look at one, cancel one."""
+"""The commands about jobs: put one in, list them, look at one, cancel one, put dead ones back."""
 
 import sys
 from datetime import datetime
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from trioqueue.client import Client
     from trioqueue.wire import JobBody
 
-app = App(name="jobs", help="Look at jobs, and cancel them.")
+app = App(name="jobs", help="Look at jobs, cancel them, put dead ones back.")
 
 
 def enqueue(
@@ -181,6 +181,65 @@ def cancel(id: str, *, wait: Seconds = 10.0, json: AsJson = False, url: Url = DE
             return ExitCode.OK
         words = f"job {receipt.job.id} is asked to stop and still unwinds on {receipt.job.node}; ask again"
         return complain(words, ExitCode.NOT_YET)
+
+    return ask(url, asking)
+
+
+@app.command
+def redrive(
+    id: str | None = None,
+    *,
+    status: str | None = None,
+    type: str | None = None,
+    queue: str | None = None,
+    tag: str | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> int:
+    """Put a dead or cancelled job back, or with --status all that match: due at once, with a full budget.
+
+    Parameters
+    ----------
+    id
+        The one job. Without it, --status says which ones.
+    status
+        dead or cancelled: all jobs with this status, and with the type, queue and tag that are given.
+    type
+        Only jobs of this type.
+    queue
+        Only jobs of this queue.
+    tag
+        Only jobs with this tag.
+    dry_run
+        Only count them.
+    """
+    given = {"status": status, "type": type, "queue": queue, "tag": tag}
+    wanted: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if (id is None) == (status is None) or (id is not None and (wanted or dry_run)):
+        words = (
+            "say which: a job's id and nothing else, or --status dead with or without --type, --queue, --tag"
+        )
+        return complain(words, ExitCode.BAD_USAGE)
+
+    async def asking(client: "Client") -> int:
+        if id is not None:
+            one = await client.redrive(id)
+            if json:
+                print_json(one.text)
+            else:
+                print_line(f"{one.value.id} is {one.value.status} again")
+            return ExitCode.OK
+        many = await client.redrive_matching(wanted | {"dry_run": dry_run})
+        if json:
+            print_json(many.text)
+        elif dry_run:
+            print_line(f"{many.value.matched} would be redriven")
+        else:
+            print_line(
+                f"{many.value.redriven} of {many.value.matched} redriven, {many.value.skipped} skipped"
+            )
+        return ExitCode.OK
 
     return ask(url, asking)
 
