@@ -34,7 +34,8 @@ from trioqueue.jobs.handlers import Handlers
 from trioqueue.jobs.job import AttemptOutcome, Status
 from trioqueue.web import problems
 from trioqueue.web.process import ExitCode
-from trioqueue.wire import JobBody, JobRequest, NodeBody
+from trioqueue.wire.jobs import JobBody, JobRequest
+from trioqueue.wire.nodes import NodeBody
 
 DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"

@@ -12,7 +12,8 @@ import trio
 
 from trioqueue.errors import ConfigError, ServiceError, ServiceUnreachable
 from trioqueue.jobs.job import FINAL
-from trioqueue.wire import JobBody, NodeBody
+from trioqueue.wire.jobs import JobBody
+from trioqueue.wire.nodes import NodeBody
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0

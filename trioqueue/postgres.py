@@ -13,7 +13,7 @@ from trioqueue.errors import ConfigError
 from trioqueue.jobs import codec
 from trioqueue.jobs.handlers import Handlers
 from trioqueue.jobs.job import JobId
-from trioqueue.wire import parse_job_request
+from trioqueue.wire.jobs import parse_job_request
 
 
 class Connection(Protocol):

@@ -30,7 +30,8 @@ from trioqueue.jobs.handlers import Handlers
 from trioqueue.jobs.job import Attempt, Job, JobId, NewJob, NodeId, Status, new_job_id
 from trioqueue.jobs.lifecycle import REDRIVABLE
 from trioqueue.store.protocol import Count, Enqueued, JobFilter, NodeSeen, Page, Redriven, Refusal, Store
-from trioqueue.wire import LATEST, JobRequest, parse_job_id
+from trioqueue.wire.common import LATEST, parse_job_id
+from trioqueue.wire.jobs import JobRequest
 
 CANCEL_POLL_SECONDS = 0.1
 """How often a waiting cancel looks at a job that another process runs; this node's own jobs wake it."""

@@ -30,7 +30,7 @@ from trioqueue.config import load_settings
 from trioqueue.jobs.job import Json, NewJob, NodeId, new_job_id
 from trioqueue.node import Node
 from trioqueue.store.open import open_store
-from trioqueue.wire import JobRequest
+from trioqueue.wire.jobs import JobRequest
 
 JOBS = 60_000
 POSTS = 4_000

@@ -32,7 +32,7 @@ from trioqueue.node import Node
 from trioqueue.store.open import migrate_store, open_store
 from trioqueue.store.options import PostgresOptions
 from trioqueue.store.protocol import Settlement, Store
-from trioqueue.wire import JobRequest
+from trioqueue.wire.jobs import JobRequest
 
 JOBS = 40_000
 SINGLE = 4_000

@@ -19,7 +19,7 @@ from trioqueue.jobs.outcome import Completed, Failed, Lost, Outcome, Snoozed
 from trioqueue.service import Service
 from trioqueue.store.open import open_store
 from trioqueue.store.protocol import Settlement, Store
-from trioqueue.wire import JobRequest
+from trioqueue.wire.jobs import JobRequest
 
 TYPES = ("mail", "picture")
 LEASE_SECONDS = 30.0

@@ -14,7 +14,7 @@ from trioqueue.config import Settings
 from trioqueue.events import Event
 from trioqueue.jobs.job import Job
 from trioqueue.node import Node
-from trioqueue.wire import JobRequest
+from trioqueue.wire.jobs import JobRequest
 
 
 class NodeUnderTest:

@@ -11,7 +11,7 @@ from tests.simulation.world import World
 from trioqueue.errors import Draining, InvalidJob, JobNotFound, StoreUnavailable, WrongStatus
 from trioqueue.jobs.job import JobId, Status
 from trioqueue.store.protocol import Enqueued
-from trioqueue.wire import JobRequest
+from trioqueue.wire.jobs import JobRequest
 
 TRIES = 6
 

@@ -11,7 +11,7 @@ from trioqueue.cli.output import absolute, harmless, print_json, print_line, pri
 
 if TYPE_CHECKING:
     from trioqueue.client import Client
-    from trioqueue.wire import JobBody
+    from trioqueue.wire.jobs import JobBody
 
 app = App(name="jobs", help="Look at jobs, cancel them, put dead ones back.")
 

@@ -26,7 +26,7 @@ from trioqueue.testing.log import E, EventLog
 from trioqueue.testing.perform import Performed, TypeOrHandler
 from trioqueue.testing.place import Place
 from trioqueue.testing.waiting import A_CENTURY, until_finished, until_happened
-from trioqueue.wire import JobRequest, parse_job_request
+from trioqueue.wire.jobs import JobRequest, parse_job_request
 
 T = TypeVar("T")
 

@@ -11,7 +11,9 @@ from trioqueue.errors import InvalidFilter
 from trioqueue.jobs.job import Status
 from trioqueue.service import Service
 from trioqueue.web.hosted import Hosted
-from trioqueue.wire import job_body, node_body, parse_job_request, parse_redrive_request, render
+from trioqueue.wire.common import render
+from trioqueue.wire.jobs import job_body, parse_job_request, parse_redrive_request
+from trioqueue.wire.nodes import node_body
 
 if TYPE_CHECKING:
     from trioqueue.web.site import Site

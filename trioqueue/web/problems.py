@@ -22,7 +22,7 @@ from trioqueue.errors import (
     UnknownType,
     WrongStatus,
 )
-from trioqueue.wire import render
+from trioqueue.wire.common import render
 
 log = logging.getLogger("trioqueue.web")
 

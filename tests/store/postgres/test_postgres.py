@@ -37,7 +37,7 @@ from trioqueue.testing.conformance import (
     new_job,
     settle,
 )
-from trioqueue.wire import JobRequest, parse_job_request
+from trioqueue.wire.jobs import JobRequest, parse_job_request
 
 ANY = None
 

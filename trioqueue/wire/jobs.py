@@ -1,7 +1,7 @@
-"""The JSON of the API: one parse and one render for each shape."""
+"""A job in JSON: what a client asks for, and what it is shown."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -9,20 +9,25 @@ import msgspec
 from trioqueue.errors import InvalidFilter, InvalidJob
 from trioqueue.jobs import codec
 from trioqueue.jobs.handlers import TYPE_CHARACTERS, TYPE_PATTERN
-from trioqueue.jobs.job import Attempt, Job, JobId, Json, Status
+from trioqueue.jobs.job import Attempt, Job, Status
 from trioqueue.jobs.pointer import locate
-
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-LATEST = datetime(2200, 1, 1, tzinfo=UTC)
-"""Instants outside of these are mistakes, and some clients and databases cannot hold them."""
+from trioqueue.wire.common import (
+    ID_PATTERN,
+    LONGEST_SECONDS,
+    check_instant,
+    check_range,
+    raw,
+)
 
 QUEUE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}")
-ID_PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 TRACEPARENT_PATTERN = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
 MOST_TAGS = 20
+
 TAG_CHARACTERS = 64
+
 KEY_CHARACTERS = 200
-LONGEST_SECONDS = 10_000_000
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,31 +93,6 @@ class JobBody(msgspec.Struct, frozen=True, kw_only=True):
     attempts: list[Attempt] | msgspec.UnsetType = msgspec.UNSET
 
 
-class RunningBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that a node runs, in few words."""
-
-    job_id: str
-    type: str
-    queue: str
-    epoch: int
-    started_at: datetime
-    lease_until: datetime
-    cancel_requested: bool
-
-
-class NodeBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A node as clients see it."""
-
-    node: str = msgspec.field(name="id")
-    workers: int
-    types: tuple[str, ...] | None
-    started_at: datetime
-    seen_at: datetime
-    silent_seconds: float
-    stopping: bool
-    running: list[RunningBody]
-
-
 def parse_job_request(text: bytes) -> JobRequest:
     """The body of `POST /jobs`; raises `MalformedJson` or `InvalidJob` with a pointer."""
     value = codec.decode(text)
@@ -153,12 +133,12 @@ def _check(request: JobRequest) -> None:
         )
     if not QUEUE_PATTERN.fullmatch(request.queue):
         raise InvalidJob("/queue", "a queue is 1 to 100 letters, digits or any of _ . : -")
-    _check_range("/priority", request.priority, -1_000_000, 1_000_000)
-    _check_range("/max_attempts", request.max_attempts, 1, 1000)
-    _check_range("/timeout_seconds", request.timeout_seconds, 0.001, LONGEST_SECONDS)
-    _check_range("/delay_seconds", request.delay_seconds, 0, 3_155_760_000)
-    _check_instant("/run_at", request.run_at)
-    _check_instant("/deadline_at", request.deadline_at)
+    check_range("/priority", request.priority, -1_000_000, 1_000_000)
+    check_range("/max_attempts", request.max_attempts, 1, 1000)
+    check_range("/timeout_seconds", request.timeout_seconds, 0.001, LONGEST_SECONDS)
+    check_range("/delay_seconds", request.delay_seconds, 0, 3_155_760_000)
+    check_instant("/run_at", request.run_at)
+    check_instant("/deadline_at", request.deadline_at)
     if request.run_at is not None and request.delay_seconds is not None:
         raise InvalidJob("/delay_seconds", "send run_at or delay_seconds, not both")
     if request.unique_key is not None and not 1 <= len(request.unique_key) <= KEY_CHARACTERS:
@@ -174,28 +154,11 @@ def _check(request: JobRequest) -> None:
         raise InvalidJob("/traceparent", "a W3C traceparent is expected: version-trace-span-flags, in hex")
 
 
-def _check_range(pointer: str, value: float | None, lowest: float, highest: float) -> None:
-    if value is not None and not lowest <= value <= highest:
-        raise InvalidJob(pointer, f"{value!r} is not from {lowest!r} to {highest!r}")
-
-
-def _check_instant(pointer: str, value: datetime | None) -> None:
-    if value is None:
-        return
-    if value.tzinfo is None:
-        raise InvalidJob(pointer, "a time zone is missing; send UTC, like 2030-01-31T12:00:00Z")
-    if not EARLIEST + timedelta(days=1) <= value.replace(tzinfo=UTC) <= LATEST - timedelta(days=1):
-        raise InvalidJob(pointer, "the year must be from 2000 to 2199")
-
-
 def _invalid_field(message: str) -> InvalidJob:
     pointer, problem = locate(message)
     if problem.startswith("object contains unknown field"):
         problem = f"there is no such field; a job has {', '.join(JobRequest.__struct_fields__)}"
     return InvalidJob(pointer, problem)
-
-
-NULL = msgspec.Raw(b"null")
 
 
 def job_body(job: Job, attempts: list[Attempt] | None = None) -> JobBody:
@@ -204,10 +167,10 @@ def job_body(job: Job, attempts: list[Attempt] | None = None) -> JobBody:
         id=job.id,
         type=job.type,
         status=job.status,
-        payload=_raw(job.payload),
-        result=_raw(job.result),
+        payload=raw(job.payload),
+        result=raw(job.result),
         reason=job.reason,
-        progress=_raw(job.progress),
+        progress=raw(job.progress),
         queue=job.queue,
         priority=job.priority,
         attempt=job.attempt,
@@ -232,21 +195,3 @@ def job_body(job: Job, attempts: list[Attempt] | None = None) -> JobBody:
         version=job.version,
         attempts=msgspec.UNSET if attempts is None else attempts,
     )
-
-
-def node_body(seen: object) -> NodeBody:
-    """The shape of a node. `seen` has the same attributes: it is what the store says."""
-    return msgspec.convert(seen, NodeBody, from_attributes=True)
-
-
-def _raw(text: Json | None) -> msgspec.Raw:
-    return NULL if text is None else msgspec.Raw(text)
-
-
-def parse_job_id(text: str) -> JobId | None:
-    """A job id as it stands in a URL; None when no job can have it."""
-    return JobId(text) if ID_PATTERN.fullmatch(text) else None
-
-
-render = msgspec.json.Encoder().encode
-"""Any answer as JSON. Instants are RFC 3339 in UTC."""
