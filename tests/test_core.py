@@ -18,8 +18,11 @@ CORE = sorted(
     [
         *(ROOT / "jobs").glob("*.py"),
         *(path for path in (ROOT / "runtime").glob("*.py") if path.name not in OUTSIDE),
-        *(ROOT / name for name in ("service.py", "health.py", "events.py", "wire.py")),
-        *(ROOT / "store" / name for name in ("memory.py", "changes.py", "rows.py", "cursors.py")),
+        *(ROOT / name for name in ("service.py", "health.py", "events.py")),
+        *(
+            ROOT / "store" / name
+            for name in ("memory/store.py", "memory/shelf.py", "changes.py", "rows.py", "cursors.py")
+        ),
         *(
             ROOT / "store" / "sqlite" / name
             for name in ("store.py", "writer.py", "operations.py", "claiming.py", "settling.py")

@@ -8,7 +8,7 @@ import trio
 from trioqueue.errors import LeaseLost
 from trioqueue.jobs.job import Claim
 from trioqueue.jobs.outcome import Completed
-from trioqueue.store.memory import MemoryStore
+from trioqueue.store.memory.store import MemoryStore
 from trioqueue.store.protocol import Completion, Settlement
 
 
@@ -20,7 +20,7 @@ class TransactionalStore(MemoryStore):
     @asynccontextmanager
     async def transaction(self, claim: Claim, *, worker: int | None) -> AsyncIterator[Completion]:
         await trio.lowlevel.checkpoint()
-        self._held_or_lost(claim)
+        self.shelf.held_or_lost(claim)
         written: list[object] = []
         completion = Completion(written)
         yield completion

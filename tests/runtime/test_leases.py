@@ -18,7 +18,7 @@ from trioqueue.jobs.job import Job, NodeId, Status
 from trioqueue.node import Node
 from trioqueue.runtime.leases import Leases
 from trioqueue.runtime.rest import Rest
-from trioqueue.store.memory import MemoryStore
+from trioqueue.store.memory.store import MemoryStore
 from trioqueue.store.protocol import Store
 from trioqueue.testing.conformance import new_job
 

@@ -119,7 +119,7 @@ async def test_who_was_overtaken_commits_nothing(start_node: StartNode, autojump
     async def steal(job: Job) -> None:
         """As if this node had been silent for too long."""
         store = store_of(nodes[0])
-        store._keep(store._end_attempt(job, Lost("this node"), None, store._clock.now()))
+        store.shelf.keep(store.shelf.end_attempt(job, Lost("this node"), None, store.shelf.clock.now()))
 
     nodes: list[NodeUnderTest] = []
     handlers = Handlers()

@@ -14,7 +14,7 @@ from trioqueue.jobs.job import Claim, Job, JobId, NodeId
 from trioqueue.runtime.leases import Held, Leases
 from trioqueue.runtime.rest import Rest
 from trioqueue.runtime.wakeup import Wakeup
-from trioqueue.store.memory import MemoryStore
+from trioqueue.store.memory.store import MemoryStore
 from trioqueue.store.protocol import Renewal, Settlement
 from trioqueue.testing.conformance import new_job
 
@@ -113,7 +113,7 @@ class Hands:
     async def overtake(self, job_id: JobId) -> None:
         """The lease of this job has expired, and another node has it."""
         job = await self.store.get(job_id)
-        self.store._jobs[job_id] = replace(job, epoch=job.epoch + 1, node=NodeId("bob"))
+        self.store.shelf.jobs[job_id] = replace(job, epoch=job.epoch + 1, node=NodeId("bob"))
 
 
 async def rang(bell: Wakeup) -> bool:

@@ -15,7 +15,7 @@ from trioqueue.clock import Clock, RunSync, WallClock, is_virtual, run_in_thread
 from trioqueue.config import without_secrets
 from trioqueue.errors import ConfigError
 from trioqueue.jobs.job import NodeId
-from trioqueue.store.memory import MemoryStore
+from trioqueue.store.memory.store import MemoryStore
 from trioqueue.store.migrations import Migrated
 from trioqueue.store.options import PostgresOptions
 from trioqueue.store.protocol import Store

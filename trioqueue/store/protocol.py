@@ -1,5 +1,5 @@
 """The store's contract, in the order of a job's life. A second implementer needs this page and
-`memory.py`; `trioqueue.testing.conformance` has one test for each promise made here.
+`memory/store.py`; `trioqueue.testing.conformance` has one test for each promise made here.
 
 Promises that hold for every method:
 

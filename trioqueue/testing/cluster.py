@@ -23,7 +23,7 @@ from trioqueue.jobs.job import NodeId
 from trioqueue.node import Node, postgres_options
 from trioqueue.runtime.rest import Rest
 from trioqueue.service import Service
-from trioqueue.store.memory import MemoryStore
+from trioqueue.store.memory.store import MemoryStore
 from trioqueue.store.open import open_store
 from trioqueue.store.protocol import Hint, Store
 from trioqueue.testing.clock import TestClock, quiet

@@ -19,7 +19,7 @@ from trioqueue.jobs.job import Claim, Job, NewJob, NodeId, Status, new_job_id
 from trioqueue.jobs.outcome import Outcome
 from trioqueue.runtime.attempt import run_attempt
 from trioqueue.runtime.leases import Cause, Held
-from trioqueue.store.memory import MemoryStore
+from trioqueue.store.memory.store import MemoryStore
 from trioqueue.store.protocol import Settlement
 from trioqueue.testing.cuts.machine import Machine, QuietContext
 from trioqueue.testing.cuts.steps import Steps, Subtree, determinism

@@ -1,0 +1,1 @@
+"""The store in plain Python: for tests, and for reading."""
