@@ -1,16 +1,15 @@
 """The JSON routes: parse, call one verb, render."""
 
-import re
 from typing import TYPE_CHECKING, cast
 
 import trio
 from quart import Blueprint, Response, current_app, request
 from werkzeug.exceptions import UnsupportedMediaType
 
-from trioqueue.errors import InvalidFilter
 from trioqueue.jobs.job import Status
 from trioqueue.service import Service
 from trioqueue.web.hosted import Hosted
+from trioqueue.web.parameters import check_parameters, seconds, status_filter, text, whole_number
 from trioqueue.wire.common import render
 from trioqueue.wire.jobs import job_body, parse_job_request, parse_redrive_request
 from trioqueue.wire.nodes import node_body
@@ -41,13 +40,13 @@ async def enqueue() -> Response:
 @api.get("/jobs")
 async def list_jobs() -> Response:
     """Jobs, newest first, a page at a time."""
-    _check_parameters("status", "type", "queue", "tag", "limit", "cursor")
+    check_parameters("status", "type", "queue", "tag", "limit", "cursor")
     page = await service().list(
-        status=_status(),
-        type=_text("type"),
-        queue=_text("queue"),
-        tag=_text("tag"),
-        limit=_whole_number("limit", DEFAULT_LIMIT, lowest=1, highest=HIGHEST_LIMIT),
+        status=status_filter(),
+        type=text("type"),
+        queue=text("queue"),
+        tag=text("tag"),
+        limit=whole_number("limit", DEFAULT_LIMIT, lowest=1, highest=HIGHEST_LIMIT),
         cursor=request.args.get("cursor"),
     )
     return answer({"jobs": [job_body(job) for job in page.jobs], "next_cursor": page.next_cursor})
@@ -63,8 +62,8 @@ async def get_job(job_id: str) -> Response:
 @api.post("/jobs/<job_id>/cancel")
 async def cancel(job_id: str) -> Response:
     """Stop a job: 200 when nothing of it runs any more, 202 while something still unwinds."""
-    _check_parameters("wait")
-    receipt = await service().cancel(job_id, wait_seconds=_seconds("wait", 0.0, LONGEST_WAIT_SECONDS))
+    check_parameters("wait")
+    receipt = await service().cancel(job_id, wait_seconds=seconds("wait", 0.0, LONGEST_WAIT_SECONDS))
     job = receipt.job
     body: dict[str, object] = {"confirmed": receipt.confirmed, "job": job_body(job)}
     if receipt.confirmed:
@@ -82,7 +81,7 @@ async def cancel(job_id: str) -> Response:
 @api.post("/jobs/<job_id>/redrive")
 async def redrive(job_id: str) -> Response:
     """Put a dead or cancelled job back."""
-    _check_parameters()
+    check_parameters()
     with trio.CancelScope(shield=True):
         job = await service().redrive(job_id)
     return answer(job_body(job))
@@ -91,7 +90,7 @@ async def redrive(job_id: str) -> Response:
 @api.post("/jobs/redrive")
 async def redrive_matching() -> Response:
     """Put back every dead or cancelled job that matches, or only count them."""
-    _check_parameters()
+    check_parameters()
     _check_json("send the filter as application/json")
     wanted = parse_redrive_request(cast(bytes, await request.get_data(cache=False)))
     receipt = await service().redrive_matching(
@@ -175,47 +174,3 @@ def _check_json(advice: str) -> None:
     """Whether the body may be JSON. The last of the three is what `curl -d` says."""
     if request.mimetype not in ("application/json", "", "application/x-www-form-urlencoded"):
         raise UnsupportedMediaType(advice)
-
-
-def _check_parameters(*known: str) -> None:
-    """A misspelt or repeated parameter would be passed over in silence."""
-    for name, values in request.args.lists():
-        if name not in known:
-            raise InvalidFilter(name, f"there is no such parameter; use {', '.join(known) or 'none'}")
-        if len(values) > 1:
-            raise InvalidFilter(name, "give it once; several values are not combined")
-
-
-def _status() -> Status | None:
-    text = request.args.get("status")
-    if text is None:
-        return None
-    try:
-        return Status(text)
-    except ValueError:
-        raise InvalidFilter("status", f"{text[:40]!r} is not one of {', '.join(Status)}") from None
-
-
-def _text(name: str) -> str | None:
-    text = request.args.get(name)
-    if text is not None and "\x00" in text:
-        raise InvalidFilter(name, "nothing contains NUL")
-    return text
-
-
-def _whole_number(name: str, default: int, *, lowest: int, highest: int) -> int:
-    text = request.args.get(name)
-    if text is None:
-        return default
-    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not lowest <= int(text) <= highest:
-        raise InvalidFilter(name, f"{text[:40]!r} is not a whole number from {lowest} to {highest}")
-    return int(text)
-
-
-def _seconds(name: str, default: float, highest: float) -> float:
-    text = request.args.get(name)
-    if text is None:
-        return default
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII) or float(text) > highest:
-        raise InvalidFilter(name, f"{text[:40]!r} is not a number of seconds from 0 to {highest:g}")
-    return float(text)
