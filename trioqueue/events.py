@@ -4,7 +4,7 @@ Facts are published after the commit and never awaited: a job never waits for a 
 The store is the truth, events are a courtesy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 
@@ -40,9 +40,8 @@ class JobEnqueued(msgspec.Struct, frozen=True, kw_only=True):
 class JobCancelled(msgspec.Struct, frozen=True, kw_only=True):
     """A pending job was cancelled, or a processing one was asked to stop (`confirmed` false)."""
 
-    job_id: JobId
-    confirmed: bool
     job: Job
+    confirmed: bool
 
 
 class JobRedriven(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,23 +86,37 @@ class ClaimsReleased(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobsRescued(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs were taken over whose nodes had gone silent."""
+
     node: NodeId
-    job_ids: list[JobId]
-    dead_ids: list[JobId]
-    """Those among them that are dead now: too many nodes went silent with them."""
-    cancelled_ids: list[JobId] = []
-    """Those among them that are cancelled now: they had been asked to stop."""
-    jobs: list[Job] = []
-    """All of them as they are now."""
+    jobs: list[Job]
+    """As they are now."""
+
+    @property
+    def job_ids(self) -> list[JobId]:
+        return _ids(self.jobs)
+
+    @property
+    def dead_ids(self) -> list[JobId]:
+        """Those among them that are dead now: too many nodes went silent with them."""
+        return _ids(self.jobs, Status.DEAD)
+
+    @property
+    def cancelled_ids(self) -> list[JobId]:
+        """Those among them that are cancelled now: they had been asked to stop."""
+        return _ids(self.jobs, Status.CANCELLED)
 
 
 class JobsExpired(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs are dead whose deadline came before they had begun, or between two attempts."""
 
     node: NodeId
-    job_ids: list[JobId]
-    jobs: list[Job] = []
+    jobs: list[Job]
     """As they are now."""
+
+    @property
+    def job_ids(self) -> list[JobId]:
+        return _ids(self.jobs)
 
 
 class JobsPruned(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,3 +181,7 @@ class Events:
             # A listener's trouble (a log on a full disk, a closed stderr) is never a job's trouble.
             with suppress(Exception):
                 listener(event)
+
+
+def _ids(jobs: Iterable[Job], status: Status | None = None) -> list[JobId]:
+    return [job.id for job in jobs if status in (None, job.status)]

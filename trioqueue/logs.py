@@ -112,8 +112,8 @@ class Logs:
                     self._log.warning(
                         "lease lost, outcome dropped", job_id=job.id, worker=worker, outcome=outcome, **more
                     )
-            case JobCancelled(job_id=job_id, confirmed=confirmed):
-                self._log.info("job cancelled" if confirmed else "job asked to stop", job_id=job_id)
+            case JobCancelled(job=job, confirmed=confirmed):
+                self._log.info("job cancelled" if confirmed else "job asked to stop", job_id=job.id)
             case JobRedriven(job=job):
                 if (more := self._thinned("job redriven")) is not None:
                     self._log.info("job redriven", job_id=job.id, type=job.type, **more)

@@ -168,8 +168,8 @@ class Metrics:
                 self._attempts[self._lanes[job], AttemptOutcome.LOST] += 1
             case JobCancelled(job=job):
                 self._count_finished([job])
-            case JobsRescued(job_ids=job_ids, jobs=jobs):
-                self._rescued += len(job_ids)
+            case JobsRescued(jobs=jobs):
+                self._rescued += len(jobs)
                 self._count_finished(jobs)
             case JobsExpired(jobs=jobs):
                 self._count_finished(jobs)

@@ -158,7 +158,7 @@ class Service:
             if job.is_final and job.status is not Status.CANCELLED:
                 raise WrongStatus(known, job.status, "cancelled")
             if before.cancel_requested_at is None and job.cancel_requested_at is not None:
-                self._events.publish(JobCancelled(job_id=known, confirmed=job.is_final, job=job))
+                self._events.publish(JobCancelled(job=job, confirmed=job.is_final))
             with trio.move_on_after(wait_seconds):
                 while not job.is_final:
                     with trio.move_on_after(CANCEL_POLL_SECONDS):

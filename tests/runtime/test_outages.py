@@ -9,12 +9,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.helpers import make_job
 from tests.runtime.conftest import NodeUnderTest, StartNode
 from tests.transactional import TransactionalStore
 from trioqueue import Context, Handlers
 from trioqueue.errors import StoreUnavailable
 from trioqueue.events import JobsRescued, LoopFailed, StoreFailed
-from trioqueue.jobs.job import JobId, NodeId, Status
+from trioqueue.jobs.job import NodeId, Status
 from trioqueue.logs import Logs
 from trioqueue.store.protocol import Store
 
@@ -176,10 +177,10 @@ async def test_what_comes_a_thousand_times_is_said_a_few_times_and_counted(
 ) -> None:
     logs = Logs("json", "info")
     node = NodeId("node")
+    dead_jobs = [make_job(status=Status.DEAD)] * 500
     for _ in range(2):
         for number in range(1000):
-            ids = [JobId(f"{number}-{index}") for index in range(500)]
-            logs.notice(JobsRescued(node=node, job_ids=ids, dead_ids=ids))
+            logs.notice(JobsRescued(node=node, jobs=dead_jobs))
             logs.notice(LoopFailed(node=node, loop="beat", error="Traceback\n…\nValueError: no"))
             logs.notice(StoreFailed(node=node, call="beat", reason=f"reason {number % 300}"))
         await trio.sleep(61)

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import trio
 
+from tests.helpers import make_job
 from tests.testing.handlers import charge, count, handlers, import_rows, poll, remind
 from trioqueue import Context, Handlers
 from trioqueue.errors import InvalidJob, JobNotFound, UnknownType, WrongStatus
-from trioqueue.events import AttemptEnded, AttemptStarted, JobEnqueued, JobsRescued
+from trioqueue.events import AttemptEnded, AttemptStarted, JobEnqueued, JobRedriven, JobsRescued
+from trioqueue.jobs.job import NodeId, Status
 from trioqueue.testing import ANYTHING, NeverHappened, NotDrained, QueueUnderTest, waiting
+from trioqueue.testing.log import line
 
 
 @pytest.fixture
@@ -363,6 +366,14 @@ async def test_a_job_that_was_to_stop_when_its_node_died_is_counted_as_cancelled
     assert (report.attempts, report.cancelled, report.by_type["import"].cancelled) == (1, 1, 1)
     [rescued] = tq.events.of(JobsRescued)
     assert (rescued.cancelled_ids, rescued.dead_ids) == ([job.id], [])
+
+
+def test_events_name_their_jobs_in_few_words() -> None:
+    job = make_job(status=Status.DEAD)
+    named = f"{job.type} {job.id[-12:]}"
+    assert line(JobRedriven(job=job)) == f"JobRedriven job={named}"
+    rescued = line(JobsRescued(node=NodeId("alice"), jobs=[job, job]))
+    assert rescued == f"JobsRescued node=alice jobs=[{named}, {named}]"
 
 
 async def test_a_deadline_that_passes_is_counted(tq: QueueUnderTest) -> None:

@@ -23,7 +23,7 @@ from trioqueue.events import (
     JobsRescued,
     StoreFailed,
 )
-from trioqueue.jobs.job import AttemptOutcome, Job, JobId, NodeId, Status
+from trioqueue.jobs.job import AttemptOutcome, Job, NodeId, Status
 from trioqueue.metrics import MOST_PAIRS, MOST_VALUES, Metrics
 from trioqueue.store.protocol import Count
 
@@ -219,7 +219,6 @@ def everything() -> Metrics:
     """A node to which everything has happened."""
     metrics = a_node()
     job = make_job(status=Status.DEAD)
-    ids: list[JobId] = [job.id]
     jobs: list[Job] = [job]
     facts: Any = {"job": job, "node": ALICE, "worker": 1}
     ended = AttemptOutcome.FAILED
@@ -228,8 +227,8 @@ def everything() -> Metrics:
         AttemptStarted(**facts, at=NOON, waited_seconds=0.5),
         AttemptEnded(**facts, outcome=ended, status=Status.DEAD, error=None, seconds=4000.0),
         AttemptLost(**facts, outcome=ended),
-        JobsRescued(node=ALICE, job_ids=ids, dead_ids=ids, jobs=jobs),
-        JobsExpired(node=ALICE, job_ids=ids, jobs=jobs),
+        JobsRescued(node=ALICE, jobs=jobs),
+        JobsExpired(node=ALICE, jobs=jobs),
         StoreFailed(node=ALICE, call="enqueue", reason="gone"),
     ):
         metrics.notice(event)

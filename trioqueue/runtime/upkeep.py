@@ -117,14 +117,7 @@ class Upkeep:
         while jobs := await self._store.rescue(limit=RESCUE_BATCH):
             self._health.turn("rescue")
             self._spawner.kill_orphans()
-            rescued = JobsRescued(
-                node=self._node,
-                job_ids=[job.id for job in jobs],
-                dead_ids=[job.id for job in jobs if job.status is Status.DEAD],
-                cancelled_ids=[job.id for job in jobs if job.status is Status.CANCELLED],
-                jobs=list(jobs),
-            )
-            self._events.publish(rescued)
+            self._events.publish(JobsRescued(node=self._node, jobs=list(jobs)))
             if len(jobs) < RESCUE_BATCH:
                 break
 
@@ -132,8 +125,7 @@ class Upkeep:
         """End what can no longer be in time; as many batches as there are."""
         while jobs := await self._store.expire(limit=EXPIRE_BATCH):
             self._health.turn("expire")
-            expired = JobsExpired(node=self._node, job_ids=[job.id for job in jobs], jobs=list(jobs))
-            self._events.publish(expired)
+            self._events.publish(JobsExpired(node=self._node, jobs=list(jobs)))
             if len(jobs) < EXPIRE_BATCH:
                 break
 

@@ -26,7 +26,7 @@ from trioqueue.testing.perform import decoded
 
 E = TypeVar("E", bound=Event)
 
-JOB_FIELDS = {"job", "job_id", "job_ids"}
+JOB_FIELDS = {"job", "jobs"}
 JSON_FIELDS = ("payload", "result", "progress")
 
 
@@ -126,6 +126,7 @@ def wanted_fields(event_class: Any, fields: Mapping[str, object]) -> dict[str, o
         said = event_class.__name__ if isinstance(event_class, type) else repr(event_class)
         raise TypeError(f"{said} is no event; there are {', '.join(e.__name__ for e in get_args(Event))}")
     own = {field.name: field.type for field in msgspec.structs.fields(event_class)}
+    own |= {name: object for name, value in vars(event_class).items() if isinstance(value, property)}
     of_job = {field.name: field.type for field in msgspec.structs.fields(Job)} if "job" in own else {}
     known = {**of_job, **own, **(dict.fromkeys(("job", "job_id")) if own.keys() & JOB_FIELDS else {})}
     for name, value in fields.items():
@@ -147,8 +148,7 @@ def matches(event: Event, fields: Mapping[str, object]) -> bool:
     job = getattr(event, "job", None)
     for name, wanted in fields.items():
         if name in ("job", "job_id"):
-            known = [job.id] if isinstance(job, Job) else getattr(event, "job_ids", None)
-            known = known if known is not None else [getattr(event, "job_id", None)]
+            known = [job.id] if isinstance(job, Job) else getattr(event, "job_ids", [])
             if getattr(wanted, "id", wanted) not in known:
                 return False
         elif hasattr(event, name):
@@ -182,6 +182,10 @@ def line(event: Event) -> str:
 
 
 def shown(value: object) -> str:
+    if isinstance(value, Job):
+        return words(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"[:200]
     text = value if isinstance(value, str) else repr(value)
     return first_line(text)[:200]
 
