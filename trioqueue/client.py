@@ -12,8 +12,8 @@ import trio
 
 from trioqueue.errors import ConfigError, ServiceError, ServiceUnreachable
 from trioqueue.jobs.job import FINAL
-from trioqueue.wire.jobs import JobBody
-from trioqueue.wire.nodes import NodeBody
+from trioqueue.wire.jobs import CancelBody, JobBody, JobPageBody, RedriveBody
+from trioqueue.wire.nodes import HealthBody, NodesBody
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
@@ -35,47 +35,6 @@ class Answer(Generic[T]):
     value: T
 
 
-class JobPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Jobs, newest first; `next_cursor` is None on the last page."""
-
-    jobs: list[JobBody]
-    next_cursor: str | None
-
-
-class CancelledJob(msgspec.Struct, frozen=True, kw_only=True):
-    """`confirmed`: nothing of the job runs any more."""
-
-    confirmed: bool
-    job: JobBody
-
-
-class Redrive(msgspec.Struct, frozen=True, kw_only=True):
-    """How many jobs matched, and what became of them. `skipped`: they could not be redriven now."""
-
-    matched: int
-    redriven: int
-    skipped: int
-
-
-class Nodes(msgspec.Struct, frozen=True, kw_only=True):
-    """The nodes on the service's store."""
-
-    nodes: list[NodeBody]
-
-
-class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the service does its work; `failing` says what does not, and why."""
-
-    status: str
-    demo: bool
-    jobs: dict[str, int]
-    failing: dict[str, str] = {}
-
-    @property
-    def is_ok(self) -> bool:
-        return self.status == "ok"
-
-
 class Client:
     """Asks one service. Raises `ServiceError` when it refuses, `ServiceUnreachable` when it is away."""
 
@@ -87,9 +46,9 @@ class Client:
         """Put a job in; its fields are those of `POST /jobs`. Status 200: its unique key is in use."""
         return await self._ask("POST", "/jobs", JobBody, body=msgspec.json.encode(job))
 
-    async def jobs(self, **filters: str | int | None) -> Answer[JobPage]:
+    async def jobs(self, **filters: str | int | None) -> Answer[JobPageBody]:
         """A page of jobs; the filters are those of `GET /jobs`, None means any."""
-        return await self._ask("GET", "/jobs", JobPage, parameters=filters)
+        return await self._ask("GET", "/jobs", JobPageBody, parameters=filters)
 
     async def job(self, job_id: str) -> Answer[JobBody]:
         """One job with its attempts."""
@@ -115,12 +74,12 @@ class Client:
             await trio.sleep(min(pause, left))
             pause = min(pause * 1.5, LONGEST_POLL_SECONDS)
 
-    async def cancel(self, job_id: str, *, wait_seconds: float = 0.0) -> Answer[CancelledJob]:
+    async def cancel(self, job_id: str, *, wait_seconds: float = 0.0) -> Answer[CancelBody]:
         """Stop a job, and wait so long until nothing of it runs any more."""
         return await self._ask(
             "POST",
             f"/jobs/{quote(job_id, safe='')}/cancel",
-            CancelledJob,
+            CancelBody,
             parameters={"wait": f"{wait_seconds:.6f}".rstrip("0").rstrip(".")},
             seconds=ANSWER_SECONDS + wait_seconds,
         )
@@ -129,14 +88,14 @@ class Client:
         """Put a dead or cancelled job back."""
         return await self._ask("POST", f"/jobs/{quote(job_id, safe='')}/redrive", JobBody)
 
-    async def redrive_matching(self, wanted: Mapping[str, Any]) -> Answer[Redrive]:
+    async def redrive_matching(self, wanted: Mapping[str, Any]) -> Answer[RedriveBody]:
         """Put back all that match, or count them; its fields are those of `POST /jobs/redrive`."""
         body = msgspec.json.encode(wanted)
-        return await self._ask("POST", "/jobs/redrive", Redrive, body=body, seconds=REDRIVE_SECONDS)
+        return await self._ask("POST", "/jobs/redrive", RedriveBody, body=body, seconds=REDRIVE_SECONDS)
 
-    async def nodes(self) -> Answer[Nodes]:
+    async def nodes(self) -> Answer[NodesBody]:
         """The nodes that share the service's store."""
-        return await self._ask("GET", "/nodes", Nodes)
+        return await self._ask("GET", "/nodes", NodesBody)
 
     async def health(self) -> Answer[HealthBody]:
         """Whether the service does its work. That it does not is an answer too, no error."""

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import trio
 from quart import Blueprint, Response, current_app, request
 from werkzeug.exceptions import UnsupportedMediaType
@@ -11,8 +12,16 @@ from trioqueue.service import Service
 from trioqueue.web.hosted import Hosted
 from trioqueue.web.parameters import check_parameters, seconds, status_filter, text, whole_number
 from trioqueue.wire.common import render
-from trioqueue.wire.jobs import job_body, parse_job_request, parse_redrive_request
-from trioqueue.wire.nodes import node_body
+from trioqueue.wire.jobs import (
+    CancelBody,
+    JobPageBody,
+    RedriveBody,
+    UnwindingBody,
+    job_body,
+    parse_job_request,
+    parse_redrive_request,
+)
+from trioqueue.wire.nodes import HealthBody, NodesBody, node_body
 
 if TYPE_CHECKING:
     from trioqueue.web.site import Site
@@ -49,7 +58,7 @@ async def list_jobs() -> Response:
         limit=whole_number("limit", DEFAULT_LIMIT, lowest=1, highest=HIGHEST_LIMIT),
         cursor=request.args.get("cursor"),
     )
-    return answer({"jobs": [job_body(job) for job in page.jobs], "next_cursor": page.next_cursor})
+    return answer(JobPageBody(jobs=[job_body(job) for job in page.jobs], next_cursor=page.next_cursor))
 
 
 @api.get("/jobs/<job_id>")
@@ -65,17 +74,11 @@ async def cancel(job_id: str) -> Response:
     check_parameters("wait")
     receipt = await service().cancel(job_id, wait_seconds=seconds("wait", 0.0, LONGEST_WAIT_SECONDS))
     job = receipt.job
-    body: dict[str, object] = {"confirmed": receipt.confirmed, "job": job_body(job)}
     if receipt.confirmed:
-        body["after_ms"] = round(receipt.after_seconds * 1000, 1)
-        return answer(body)
-    body["unwinding"] = {
-        "type": job.type,
-        "node": job.node,
-        "epoch": job.epoch,
-        "since": job.cancel_requested_at,
-    }
-    return answer(body, status=202)
+        after_ms = round(receipt.after_seconds * 1000, 1)
+        return answer(CancelBody(confirmed=True, job=job_body(job), after_ms=after_ms))
+    unwinding = UnwindingBody(type=job.type, node=job.node, epoch=job.epoch, since=job.cancel_requested_at)
+    return answer(CancelBody(confirmed=False, job=job_body(job), unwinding=unwinding), status=202)
 
 
 @api.post("/jobs/<job_id>/redrive")
@@ -96,28 +99,28 @@ async def redrive_matching() -> Response:
     receipt = await service().redrive_matching(
         status=wanted.status, type=wanted.type, queue=wanted.queue, tag=wanted.tag, dry_run=wanted.dry_run
     )
-    return answer({"matched": receipt.matched, "redriven": receipt.redriven, "skipped": receipt.skipped})
+    return answer(msgspec.convert(receipt, RedriveBody, from_attributes=True))
 
 
 @api.get("/nodes")
 async def nodes() -> Response:
     """The nodes that share the store, and what each of them runs."""
-    return answer({"nodes": [node_body(node) for node in await service().nodes()]})
+    return answer(NodesBody(nodes=[node_body(node) for node in await service().nodes()]))
 
 
 @api.get("/health")
 async def health() -> Response:
     """Whether the node does its work, and how much of it there is."""
     node = hosted()
-    counts: dict[str, int] = dict.fromkeys(Status, 0)
+    counts = dict.fromkeys(Status, 0)
     for count in await node.service.counts():
         counts[count.status] += count.jobs
-    body = {
-        "status": "ok" if node.health.is_ready else "unhealthy",
-        "demo": node.is_demo,
-        "jobs": counts,
-        **_failing(node),
-    }
+    body = HealthBody(
+        status="ok" if node.health.is_ready else "unhealthy",
+        demo=node.is_demo,
+        jobs=counts,
+        failing=_failures(node),
+    )
     return answer(body, status=200 if node.health.is_ready else 503)
 
 
@@ -166,8 +169,12 @@ def answer(body: object, *, status: int = 200) -> Response:
 
 
 def _failing(node: Hosted) -> dict[str, object]:
-    failing = {check.name: check.detail for check in node.health.checks() if not check.ok}
-    return {"failing": failing} if failing else {}
+    failures = _failures(node)
+    return {"failing": failures} if failures else {}
+
+
+def _failures(node: Hosted) -> dict[str, str]:
+    return {check.name: check.detail for check in node.health.checks() if not check.ok}
 
 
 def _check_json(advice: str) -> None:

@@ -93,6 +93,39 @@ class JobBody(msgspec.Struct, frozen=True, kw_only=True):
     attempts: list[Attempt] | msgspec.UnsetType = msgspec.UNSET
 
 
+class JobPageBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs, newest first; `next_cursor` is None on the last page."""
+
+    jobs: list[JobBody]
+    next_cursor: str | None
+
+
+class UnwindingBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a job still runs although it was asked to stop."""
+
+    type: str
+    node: str | None
+    epoch: int
+    since: datetime | None
+
+
+class CancelBody(msgspec.Struct, frozen=True, kw_only=True):
+    """`confirmed`: nothing of the job runs any more, `after_ms` milliseconds after it was asked to stop."""
+
+    confirmed: bool
+    job: JobBody
+    after_ms: float | msgspec.UnsetType = msgspec.UNSET
+    unwinding: UnwindingBody | msgspec.UnsetType = msgspec.UNSET
+
+
+class RedriveBody(msgspec.Struct, frozen=True, kw_only=True):
+    """How many jobs matched, and what became of them. `skipped`: they could not be redriven now."""
+
+    matched: int
+    redriven: int
+    skipped: int
+
+
 def parse_job_request(text: bytes) -> JobRequest:
     """The body of `POST /jobs`; raises `MalformedJson` or `InvalidJob` with a pointer."""
     value = codec.decode(text)

@@ -4,6 +4,8 @@ from datetime import datetime
 
 import msgspec
 
+from trioqueue.jobs.job import Status
+
 
 class RunningBody(msgspec.Struct, frozen=True, kw_only=True):
     """A job that a node runs, in few words."""
@@ -28,6 +30,25 @@ class NodeBody(msgspec.Struct, frozen=True, kw_only=True):
     silent_seconds: float
     stopping: bool
     running: list[RunningBody]
+
+
+class NodesBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The nodes on one store."""
+
+    nodes: list[NodeBody]
+
+
+class HealthBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether a node does its work; `failing`, if it is there, says what does not, and why."""
+
+    status: str
+    demo: bool
+    jobs: dict[Status, int]
+    failing: dict[str, str] = {}
+
+    @property
+    def is_ok(self) -> bool:
+        return self.status == "ok"
 
 
 def node_body(seen: object) -> NodeBody:
