@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from trioqueue.web.site import Site
 
 # What the commands need is imported when they run: asking for help must not take a second.
-BAD_CONFIG = 78
-CRASHED = 70
 
 
 def serve(
@@ -89,6 +87,7 @@ def migrate(*, print_only: Annotated[bool, Parameter("--print", negative="")] = 
     from trioqueue.errors import ConfigError, StoreUnavailable
     from trioqueue.node import postgres_options
     from trioqueue.store.open import migrate_store
+    from trioqueue.web.process import ExitCode
 
     try:
         settings = load_settings()
@@ -100,7 +99,7 @@ def migrate(*, print_only: Annotated[bool, Parameter("--print", negative="")] = 
         return _refuse(error)
     except StoreUnavailable as error:
         sys.stderr.write(f"trioqueue: {error}\n")
-        return CRASHED
+        return ExitCode.CRASHED
     done = f"{without_secrets(settings.store)} {_words(migrated, print_only)}"
     sys.stdout.write(f"-- {done}\n{migrated.sql}" if print_only else f"{done}\n")
     return 0
@@ -114,8 +113,10 @@ def _words(migrated: "Migrated", print_only: bool) -> str:
 
 
 def _refuse(error: "ConfigError") -> int:
+    from trioqueue.web.process import ExitCode
+
     sys.stderr.write(f"trioqueue: {error}\n")
-    return BAD_CONFIG
+    return ExitCode.BAD_CONFIG
 
 
 def _find_site(reference: str) -> "Site":

@@ -10,6 +10,8 @@ from trioqueue.cli.asking import DEFAULT_URL, AsJson, ExitCode, Seconds, Url, as
 from trioqueue.cli.output import absolute, harmless, print_json, print_line, print_table, relative, shorten
 
 if TYPE_CHECKING:
+    import msgspec
+
     from trioqueue.client import Client
     from trioqueue.wire.jobs import JobBody
 
@@ -56,15 +58,10 @@ def enqueue(
     wait
         Wait so long until it has ended.
     """
-    import msgspec
-
     from trioqueue.errors import MalformedJson
-    from trioqueue.jobs import codec
-    from trioqueue.jobs.job import FINAL
 
-    text = sys.stdin.buffer.read() if payload == "-" else payload.encode(errors="surrogateescape")
     try:
-        codec.decode(text)
+        payload_json = _payload(payload)
     except MalformedJson as error:
         return complain(f"the payload is not acceptable JSON: {error}", ExitCode.BAD_USAGE)
     fields: dict[str, Any] = {  # of every shape that JSON has
@@ -76,7 +73,7 @@ def enqueue(
         "tags": tag,
     }
     job = {name: value for name, value in fields.items() if value is not None}
-    job |= {"type": type, "payload": msgspec.Raw(text)}
+    job |= {"type": type, "payload": payload_json}
 
     async def asking(client: "Client") -> int:
         answer = await client.enqueue(job)
@@ -89,16 +86,31 @@ def enqueue(
             answer = await client.job_after(answer.value.id, wait_seconds=wait)
         if json:
             print_json(answer.text)
-        if wait is None:
-            return ExitCode.OK
-        ended = answer.value
-        if not json:
-            print_line(f"{ended.status}: {ended.reason or bytes(ended.result).decode()}")
-        if ended.status not in FINAL:
-            return complain(f"job {ended.id} has not ended within {wait:g} seconds", ExitCode.NOT_YET)
-        return ExitCode.OK if ended.status == "completed" else ExitCode.NO
+        return ExitCode.OK if wait is None else _verdict(answer.value, wait, quiet=json)
 
     return ask(url, asking)
+
+
+def _payload(given: str) -> "msgspec.Raw":
+    """The payload as it was written, from standard input for `-`; `MalformedJson` if it is none."""
+    import msgspec
+
+    from trioqueue.jobs import codec
+
+    text = sys.stdin.buffer.read() if given == "-" else given.encode(errors="surrogateescape")
+    codec.decode(text)
+    return msgspec.Raw(text)
+
+
+def _verdict(job: "JobBody", waited: float, *, quiet: bool) -> ExitCode:
+    """How the job has ended, if it has, as the exit code, and in words unless `quiet`."""
+    from trioqueue.jobs.job import FINAL, Status
+
+    if not quiet:
+        print_line(f"{job.status}: {job.reason or bytes(job.result).decode()}")
+    if job.status not in FINAL:
+        return complain(f"job {job.id} has not ended within {waited:g} seconds", ExitCode.NOT_YET)
+    return ExitCode.OK if job.status is Status.COMPLETED else ExitCode.NO
 
 
 @app.command(name="list")

@@ -142,13 +142,13 @@ def _committed(settled: Job, outcome: Outcome, context: Context) -> Completed:
 
 def _name(error: BaseException, retry: Retry) -> Outcome:
     """What an error that left the handler means. Nurseries wrap what is raised inside of them."""
-    leaves = list(_leaves(error))
-    for leaf in leaves:
-        if isinstance(leaf, SnoozeRequested) and _all(leaves, SnoozeRequested):
+    # The cancellations inside of a group are what its errors have caused.
+    errors = [leaf for leaf in _leaves(error) if not isinstance(leaf, trio.Cancelled)]
+    for leaf in errors:
+        if isinstance(leaf, SnoozeRequested) and _all(errors, SnoozeRequested):
             return Snoozed(leaf.seconds, leaf.reason)
-    if _all(leaves, LeaseLost):
+    if _all(errors, LeaseLost):
         return Released("the lease was lost")
-    errors = [leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)]
     return _with_retry(failed_from(error), errors, retry)
 
 
@@ -178,10 +178,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield error
 
 
-def _all(leaves: list[BaseException], kind: type[BaseException]) -> bool:
-    """Whether there is nothing but errors of this kind, and the cancellations that they caused."""
-    others = [leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)]
-    return bool(others) and all(isinstance(leaf, kind) for leaf in others)
+def _all(errors: list[BaseException], kind: type[BaseException]) -> bool:
+    """Whether there are errors, and all of this kind."""
+    return bool(errors) and all(isinstance(error, kind) for error in errors)
 
 
 def _name_cancellation(held: Held, retry: Retry) -> Outcome:
