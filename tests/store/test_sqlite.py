@@ -341,9 +341,10 @@ async def test_an_error_leaves_the_store_as_it_was_raised(path: Path, clock: Han
 # The file
 
 
-def prepare_together(path: Path, gate: Barrier) -> None:
+def prepare_together(path: Path, gate: Barrier) -> int:
+    """The version of the file afterwards."""
     gate.wait()
-    connections.prepare(path)
+    return connections.prepare(path).after
 
 
 def test_processes_that_start_at_once_create_the_file_together(tmp_path: Path) -> None:
@@ -351,8 +352,9 @@ def test_processes_that_start_at_once_create_the_file_together(tmp_path: Path) -
     with ThreadPoolExecutor(STARTING_AT_ONCE) as threads:
         for number in range(20):
             start = partial(prepare_together, tmp_path / f"jobs-{number}.db", Barrier(STARTING_AT_ONCE))
-            for starting in [threads.submit(start) for _ in range(STARTING_AT_ONCE)]:
-                starting.result()
+            starting = [threads.submit(start) for _ in range(STARTING_AT_ONCE)]
+            newest = connections.look_ahead(tmp_path / "none.db").after
+            assert [one.result() for one in starting] == [newest] * STARTING_AT_ONCE
 
 
 async def test_only_the_owner_can_read_the_files(path: Path, store: Store) -> None:

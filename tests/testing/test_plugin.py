@@ -274,6 +274,7 @@ def test_it(tq):
     assert False
 """
     result = run_project(story)
+    result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*- trioqueue jobs -*", "*remind *pending *0/5 *{'user': 7}"])
 
 
