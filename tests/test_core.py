@@ -18,7 +18,8 @@ CORE = sorted(
     [
         *(ROOT / "jobs").glob("*.py"),
         *(path for path in (ROOT / "runtime").glob("*.py") if path.name not in OUTSIDE),
-        *(ROOT / name for name in ("service.py", "health.py", "events.py")),
+        *(ROOT / "service").rglob("*.py"),
+        *(ROOT / name for name in ("health.py", "events.py")),
         *(
             ROOT / "store" / name
             for name in ("memory/store.py", "memory/shelf.py", "changes.py", "rows.py", "cursors.py")

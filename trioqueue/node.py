@@ -46,7 +46,7 @@ from trioqueue.runtime.spawner import MachineSpawner, Spawner
 from trioqueue.runtime.supervise import Supervisor
 from trioqueue.runtime.upkeep import Upkeep
 from trioqueue.runtime.worker import Worker
-from trioqueue.service import Service
+from trioqueue.service.service import Service
 from trioqueue.store.open import open_store
 from trioqueue.store.options import PostgresOptions
 from trioqueue.store.protocol import Hint, NodeFacts, Store

@@ -16,7 +16,7 @@ from trioqueue.events import Events
 from trioqueue.jobs.handlers import Handlers
 from trioqueue.jobs.job import FINAL, Claim, Job, JobId, Json, NewJob, NodeId, new_job_id
 from trioqueue.jobs.outcome import Completed, Failed, Lost, Outcome, Snoozed
-from trioqueue.service import Service
+from trioqueue.service.service import Service
 from trioqueue.store.open import open_store
 from trioqueue.store.protocol import Settlement, Store
 from trioqueue.wire.jobs import JobRequest

@@ -25,7 +25,7 @@ from trioqueue.jobs.outcome import Lost
 from trioqueue.runtime.dispatcher import Dispatcher
 from trioqueue.runtime.leases import Leases
 from trioqueue.runtime.settler import Ended, Settler
-from trioqueue.service import Service
+from trioqueue.service.service import Service
 from trioqueue.store import changes
 from trioqueue.store.protocol import Hint
 from trioqueue.store.rows import job_from_row, microseconds

@@ -17,7 +17,7 @@ from trioqueue.errors import LoopDied, StoreUnavailable
 from trioqueue.events import AttemptLost, Event, JobsExpired, JobsPruned, LoopFailed, NodeStarted
 from trioqueue.node import Node
 from trioqueue.runtime.context import Context
-from trioqueue.service import Service
+from trioqueue.service.service import Service
 from trioqueue.store.protocol import Store
 from trioqueue.store.sqlite.store import open_sqlite
 

@@ -15,7 +15,7 @@ from quart import Response, request
 from trioqueue.errors import ConfigError, StoreUnavailable
 from trioqueue.health import Health
 from trioqueue.metrics import Metrics
-from trioqueue.service import Service
+from trioqueue.service.service import Service
 from trioqueue.web.limits import Limits
 from trioqueue.web.site import Site
 

@@ -22,7 +22,7 @@ from trioqueue.jobs.handlers import Handlers
 from trioqueue.jobs.job import NodeId
 from trioqueue.node import Node, postgres_options
 from trioqueue.runtime.rest import Rest
-from trioqueue.service import Service
+from trioqueue.service.service import Service
 from trioqueue.store.memory.store import MemoryStore
 from trioqueue.store.open import open_store
 from trioqueue.store.protocol import Hint, Store

@@ -6,7 +6,7 @@ import trio
 
 from trioqueue.health import Health
 from trioqueue.metrics import Metrics
-from trioqueue.service import Service
+from trioqueue.service.service import Service
 
 
 class Hosted(Protocol):

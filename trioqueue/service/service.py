@@ -1,11 +1,9 @@
-"""The verbs: enqueue, get, list, cancel, redrive. HTTP, CLI and schedules share them.
+"""What can be done with jobs: enqueue, get, list, cancel, redrive.
 
-Each validates, asks the store, and publishes what has become a fact: that the store could not be
-reached, too, since readiness and the log must not learn it later than the caller.
+Each verb validates, asks the store, and publishes what has become a fact.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -20,15 +18,14 @@ from trioqueue.errors import (
     JobNotFound,
     PayloadTooLarge,
     RedriveRefused,
-    StoreBusy,
-    StoreUnavailable,
     WrongStatus,
 )
-from trioqueue.events import AttemptEnded, Event, Events, JobCancelled, JobEnqueued, JobRedriven, StoreFailed
+from trioqueue.events import AttemptEnded, Event, Events, JobCancelled, JobEnqueued, JobRedriven
 from trioqueue.jobs import codec
 from trioqueue.jobs.handlers import Handlers
 from trioqueue.jobs.job import Attempt, Job, JobId, NewJob, NodeId, Status, new_job_id
 from trioqueue.jobs.lifecycle import REDRIVABLE
+from trioqueue.service.asking import Asking
 from trioqueue.store.protocol import Count, Enqueued, JobFilter, NodeSeen, Page, Redriven, Refusal, Store
 from trioqueue.wire.common import LATEST, parse_job_id
 from trioqueue.wire.jobs import JobRequest
@@ -82,7 +79,7 @@ class Service:
     ) -> None:
         self.handlers = handlers
         self._store = store
-        self._node = node
+        self._asking = Asking(node, events)
         self._events = events
         self._clock = clock
         self._random = random
@@ -100,7 +97,7 @@ class Service:
         """
         if self._draining.is_set():
             raise Draining
-        with self._telling("enqueue"):
+        with self._asking("enqueue"):
             job = await self._new_job(request)
             [enqueued] = await self._store.enqueue([job])
         if enqueued.created:
@@ -110,7 +107,7 @@ class Service:
     async def get(self, job_id: str) -> tuple[Job, Sequence[Attempt]]:
         """The job and its ended attempts, or `JobNotFound`."""
         known = self._parse_id(job_id)
-        with self._telling("get"):
+        with self._asking("get"):
             return await self._store.get(known), await self._store.attempts(known)
 
     async def list(
@@ -125,17 +122,17 @@ class Service:
     ) -> Page:
         """Up to `limit` jobs that match every filter, newest first; `InvalidFilter` for a foreign cursor."""
         wanted = JobFilter(status=status, type=type, queue=queue, tag=tag)
-        with self._telling("list"):
+        with self._asking("list"):
             return await self._store.list(wanted, limit=limit, cursor=cursor)
 
     async def counts(self) -> Sequence[Count]:
         """How many jobs there are, by queue, type and status."""
-        with self._telling("counts"):
+        with self._asking("counts"):
             return await self._store.counts()
 
     async def nodes(self) -> Sequence[NodeSeen]:
         """The nodes on this store, the one that started first first, and what each of them runs."""
-        with self._telling("nodes"):
+        with self._asking("nodes"):
             return await self._store.nodes()
 
     async def cancel(self, job_id: str, *, wait_seconds: float) -> CancelReceipt:
@@ -146,7 +143,7 @@ class Service:
         another way, `JobNotFound`, `StoreUnavailable`.
         """
         known = self._parse_id(job_id)
-        with self._telling("cancel"):
+        with self._asking("cancel"):
             return await self._cancel(known, wait_seconds)
 
     async def _cancel(self, known: JobId, wait_seconds: float) -> CancelReceipt:
@@ -176,7 +173,7 @@ class Service:
         `StoreUnavailable`.
         """
         known = self._parse_id(job_id)
-        with self._telling("redrive"):
+        with self._asking("redrive"):
             [answer] = await self._redrive([known])
         if answer.job is None:
             raise JobNotFound(known)
@@ -206,7 +203,7 @@ class Service:
         wanted = JobFilter(status=status, type=type, queue=queue, tag=tag)
         matched = redriven = skipped = 0
         cursor: str | None = None
-        with self._telling("redrive"):
+        with self._asking("redrive"):
             while True:
                 page = await self._store.list(wanted, limit=REDRIVEN_AT_ONCE, cursor=cursor)
                 matched += len(page.jobs)
@@ -264,17 +261,6 @@ class Service:
             return await self._store.get(JobId(parent_id))
         except JobNotFound:
             raise InvalidJob("/parent_id", f"there is no job {parent_id}") from None
-
-    @contextmanager
-    def _telling(self, call: str) -> Iterator[None]:
-        """Publish it when the store cannot be reached."""
-        try:
-            yield
-        except StoreBusy:  # by somebody else's transaction: the store is well
-            raise
-        except StoreUnavailable as error:
-            self._events.publish(StoreFailed(node=self._node, call=call, reason=error.reason))
-            raise
 
     def _parse_id(self, text: str) -> JobId:
         job_id = parse_job_id(text)
