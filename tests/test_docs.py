@@ -187,6 +187,12 @@ def test_the_first_handler_brews_and_can_be_stopped(service_of_examples: Host) -
 
 
 @pytest.mark.timeout(240)
+def test_the_client_asks_from_python(demo: Host) -> None:
+    command = [sys.executable, "ask.py", f"http://127.0.0.1:{demo.port}"]
+    done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["completed 1", "1 in the kitchen"], done.stderr
+
+
 @pytest.mark.parametrize("service_of_examples", ["library_files"], indirect=True)
 def test_files_of_the_standard_library_come_back_right(service_of_examples: Host) -> None:
     command = [sys.executable, "describe_library.py", f"http://127.0.0.1:{service_of_examples.port}", "60"]
