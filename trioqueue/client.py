@@ -1,4 +1,4 @@
-"""A client of a running service: one method for each route, typed answers, errors made of problems."""
+"""A client of a running service: what people ask of it, typed answers, errors made of problems."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
