@@ -7,11 +7,13 @@ with start_host("asyncio") as host:
 """
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +33,10 @@ HYPERCORN: dict[Kind, list[str]] = {
 
 READY_SECONDS = 20.0
 STOP_SECONDS = 15.0
+
+PORTS = range(20_000, 32_000)
+_chosen: set[int] = set()
+_choosing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -191,10 +197,18 @@ def _start(
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody has, and that is handed out to nobody else.
+
+    Not one of those that the system chooses itself: it could give it to another, who asks at the same
+    time, or to some client's connection before the host has bound it.
+    """
+    while True:
+        port = random.choice(PORTS)
+        with _choosing, socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _chosen:
+                _chosen.add(port)
+                return port
 
 
 def read_all(client: socket.socket) -> bytes:
